@@ -1,0 +1,1 @@
+"""The Batch AI node agent: daemon, job life cycle, supervisor and command line."""
