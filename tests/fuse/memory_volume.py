@@ -1,0 +1,63 @@
+"""A volume in memory, for tests of the core above it; it can be told to fail."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+
+import trio
+
+from fuse.errors import fail
+from fuse.volume import Attributes, Kind
+
+
+class MemoryVolume:
+    """Files by path; each commit makes a new version."""
+
+    source = "memory"
+    preferred_read = 64
+    commit_interval = None
+    name_max = 255
+    attribute_timeout = 1.0
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.versions: dict[str, str] = {}
+        self.numbers = itertools.count(1)
+        self.failing: OSError | None = None
+        self.reads = 0
+
+    def put(self, path, data):
+        self.files[path] = bytes(data)
+        self.versions[path] = f"v{next(self.numbers)}"
+        return self.attributes(path)
+
+    def attributes(self, path):
+        return Attributes(Kind.FILE, size=len(self.files[path]), version=self.versions[path])
+
+    async def read_into(self, path, attributes, offset, buffer, progress):
+        await trio.lowlevel.checkpoint()
+        self.reads += 1
+        if self.failing:
+            raise self.failing
+        if path not in self.files or self.versions[path] != attributes.version:
+            fail(errno.ESTALE, path)
+        data = self.files[path][offset : offset + len(buffer)]
+        assert len(data) == len(buffer)
+        half = len(data) // 2
+        buffer[:half] = data[:half]
+        progress(half)
+        await trio.lowlevel.checkpoint()
+        buffer[half:] = data[half:]
+
+    async def commit(self, path, base, content, changes):
+        if self.failing:
+            raise self.failing
+        if base.version != self.versions.get(path):
+            fail(errno.ESTALE, path)
+        # Only what the protocol promises is used: ranges over what is left of the base.
+        data = bytearray(self.files[path][: content.base_size].ljust(content.size, b"\0"))
+        for start, end in content.dirty_ranges:
+            data[start:end] = await content.read(start, end - start)
+        assert bytes(await content.read(0, content.size)) == bytes(data)
+        return self.put(path, data)
