@@ -1,0 +1,155 @@
+"""The HTTP transport against a server that misbehaves (a fault-injecting stand-in on loopback)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+
+import pytest
+import trio
+
+from fuse.blob import transport
+from fuse.blob.transport import Pool, TransportError
+
+
+@contextlib.asynccontextmanager
+async def faulty_server(*answers):
+    """Answer one request after another with the given raw bytes; None cuts the connection."""
+    remaining = list(answers)
+    requests = []
+
+    async def handle(stream):
+        buffer = b""
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                while b"\r\n\r\n" not in buffer:
+                    data = await stream.receive_some()
+                    if not data:
+                        return
+                    buffer += data
+                head, _, buffer = buffer.partition(b"\r\n\r\n")
+                requests.append(head)
+                answer = remaining.pop(0)
+                if answer is None:
+                    return
+                for part in answer if isinstance(answer, list) else [answer]:
+                    if part == "stall":
+                        await trio.sleep_forever()
+                    if part == "cut":
+                        return
+                    await stream.send_all(part)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            lambda task_status: trio.serve_tcp(handle, 0, host="127.0.0.1", task_status=task_status)
+        )
+        port = listeners[0].socket.getsockname()[1]
+        yield f"http://127.0.0.1:{port}", requests
+        nursery.cancel_scope.cancel()
+
+
+def ok(body, *, length=None, status=b"206 Partial Content", extra=b""):
+    size = len(body) if length is None else length
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n%s" % (status, size, extra, body)
+
+
+async def get(pool, size=10, **kwargs):
+    buffer = bytearray(size)
+    seen = []
+    response = await pool.request(
+        "GET", "/x", {}, into=memoryview(buffer), progress=seen.append, **kwargs
+    )
+    return response, bytes(buffer), seen
+
+
+async def test_a_body_lands_in_the_buffer_and_the_connection_is_used_again():
+    async with faulty_server(ok(b"0123456789"), [ok(b"", length=10), b"abcde", b"fghij"]) as (
+        url,
+        _,
+    ):
+        pool = Pool(url)
+        response, data, _ = await get(pool)
+        assert (response.status, data, response.received) == (206, b"0123456789", 10)
+        _, data, seen = await get(pool)
+        assert data == b"abcdefghij"
+        assert seen[-1] == 10
+        assert pool.opened == 1
+        pool.close()
+
+
+async def test_a_head_may_come_in_pieces():
+    pieces = [bytes([byte]) for byte in ok(b"0123456789")]
+    async with faulty_server(pieces) as (url, _):
+        pool = Pool(url)
+        assert (await get(pool))[1] == b"0123456789"
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [ok(b"01234", length=10), "cut"],
+        b"HTTP/1.1 206 Partial Content\r\nContent-Le",
+        ok(b"0123456789ABC"),
+        b"SMTP nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
+        b"X" * 100_000,
+    ],
+    ids=["cut", "truncated", "half-head", "too-long", "no-http", "bad-length", "endless-head"],
+)
+async def test_what_is_no_complete_answer_is_an_error_and_never_data(answer):
+    answers = [[answer, "cut"] if isinstance(answer, bytes) else answer]
+    async with faulty_server(*answers) as (url, _):
+        pool = Pool(url)
+        with pytest.raises(TransportError):
+            await get(pool)
+        assert not pool._idle, "a connection in doubt is never used again"
+
+
+async def test_a_silent_server_is_given_up(monkeypatch):
+    monkeypatch.setattr(transport, "STALL_TIMEOUT", 0.05)
+    async with faulty_server([ok(b"012", length=10), "stall"]) as (url, _):
+        with pytest.raises(TransportError) as caught:
+            await get(Pool(url))
+        assert caught.value.errno == errno.ETIMEDOUT
+
+
+async def test_nobody_listens():
+    async with faulty_server() as (url, _):
+        pass
+    with pytest.raises(TransportError, match="cannot connect"):
+        await get(Pool(url))
+
+
+async def test_an_error_body_is_kept_apart_from_the_buffer():
+    chunked = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\n\r\n"
+    async with faulty_server(ok(b"gone", status=b"404 Not Found"), chunked) as (url, _):
+        pool = Pool(url)
+        response, data, _ = await get(pool)
+        assert (response.status, response.body, data) == (404, b"gone", bytes(10))
+        response, data, _ = await get(pool)
+        assert (response.status, response.body, data) == (503, b"busy", bytes(10))
+        pool.close()
+
+
+async def test_a_connection_that_the_server_closed_is_replaced():
+    async with faulty_server([ok(b"0123456789"), "cut"], ok(b"abcdefghij")) as (url, _):
+        pool = Pool(url)
+        await get(pool)
+        with trio.fail_after(5):
+            while not pool._idle[0].stale:  # the end of the connection is on its way
+                await trio.sleep(0)
+        assert (await get(pool))[1] == b"abcdefghij"
+        assert pool.opened == 2
+        pool.close()
+
+
+async def test_connection_close_is_honoured():
+    answer = ok(b"0123456789", extra=b"Connection: close\r\n")
+    async with faulty_server(answer, ok(b"abcdefghij")) as (url, _):
+        pool = Pool(url)
+        await get(pool)
+        assert (await get(pool))[1] == b"abcdefghij"
+        assert pool.opened == 2
+        pool.close()
