@@ -1,0 +1,1 @@
+"""Jobs: where their outputs go, their environment, their life cycle."""
