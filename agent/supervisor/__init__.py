@@ -1,0 +1,1 @@
+"""The per-job supervisor: standard library only, imports nothing else of `agent`."""
