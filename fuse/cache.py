@@ -25,7 +25,7 @@ class Extent:
         view: The buffer.
         filled: How many bytes have arrived.
         complete: Whether the fetch has ended.
-        read: Whether anybody has had bytes of it.
+        read: Whether anybody has had its last byte: a stream is past it then.
     """
 
     __slots__ = (
@@ -115,9 +115,9 @@ class MemoryCache:
         self._recent[extent] = None
         self.used += extent.size
 
-    def touch(self, extent: Extent) -> None:
-        """Note a use."""
-        extent.read = True
+    def touch(self, extent: Extent, *, to_the_end: bool) -> None:
+        """Note a use; ``to_the_end`` when its last byte was read, so that a stream is past it."""
+        extent.read = extent.read or to_the_end
         if extent in self._recent:
             self._recent.move_to_end(extent)
 

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from fuse import control, kernel
+from fuse.blob.mount_options import apply as apply_mount_options
 from fuse.errors import MountError
 from fuse.filesystem import FileSystem
 from fuse.spec import BlobSpec, VolumeSpec
@@ -60,7 +61,10 @@ class Driver:
 
     def __init__(self, spec: VolumeSpec, ready: ReadyCallback) -> None:
         self._spec = spec
-        self._options = spec.options()
+        mapped = apply_mount_options(spec.mount_options, spec.options())
+        self._options = mapped.options
+        if mapped.without_meaning:
+            log.warning("mount options without a meaning here", options=mapped.without_meaning)
         self._ready = ready
         self._stop = trio.Event()
         self._stopped = trio.Event()

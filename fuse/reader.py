@@ -48,16 +48,16 @@ class Reader:
         if offset >= end:
             return b""
         plan = window.plan(offset, size, self.attributes.size)
-        self._fetch_missing(*plan.demand, demand=True)
+        self._fetch_missing(*plan.demand)
         # Half a window is fetched at a time, so that requests stay large.
         if plan.ahead_end > plan.demand[1] and not self._covered(end + window.window // 2):
-            self._fetch_missing(plan.demand[1], plan.ahead_end, demand=False)
+            self._fetch_missing(plan.demand[1], plan.ahead_end, smallest=window.window // 2)
         parts: list[memoryview] = []
         position = offset
         while position < end:
             extent = self._find(position)
             if extent is None:  # evicted while another part was waited for
-                self._fetch_missing(position, end, demand=True)
+                self._fetch_missing(position, end)
                 continue
             stop = min(end, extent.end)
             try:
@@ -65,7 +65,7 @@ class Reader:
             except OSError:
                 self._cache.discard(extent)  # the next read tries again
                 raise
-            self._cache.touch(extent)
+            self._cache.touch(extent, to_the_end=stop == extent.end)
             parts.append(extent.view[position - extent.start : stop - extent.start])
             position = stop
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -86,7 +86,12 @@ class Reader:
         last = min(position, self.attributes.size) - 1
         return self._find(last) is not None
 
-    def _fetch_missing(self, start: int, end: int, *, demand: bool) -> None:
+    def _fetch_missing(self, start: int, end: int, *, smallest: int = 0) -> None:
+        """Fetch what is not there of ``[start, end)``.
+
+        With ``smallest`` nobody waits for it (read-ahead): it is given up when memory is short,
+        and a request below that size waits until it can be larger.
+        """
         position = start
         while position < end:
             extent = self._find(position)
@@ -98,7 +103,10 @@ class Reader:
             if index < len(self._extents):
                 stop = min(stop, self._extents.peekitem(index)[0])
             stop = min(stop, position + self._volume.preferred_read)
-            if not self._cache.reserve(stop - position, demand=demand):
+            worthwhile = min(smallest, self._volume.preferred_read)
+            if stop - position < worthwhile and stop < self.attributes.size:
+                return
+            if not self._cache.reserve(stop - position, demand=not smallest):
                 return
             extent = Extent(self._extents, position, stop)
             self._extents[position] = extent

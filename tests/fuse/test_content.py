@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
-from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuse import readahead
 from fuse.cache import MemoryCache
 from fuse.content import Content
-from fuse import readahead
 from fuse.readahead import ReadAhead
-
-_spec = importlib.util.spec_from_file_location(
-    "memory_volume", Path(__file__).with_name("memory_volume.py")
-)
-memory_volume = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(memory_volume)
+from tests.fuse import memory_volume
 
 steps = st.lists(
     st.one_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ def test_ranges_are_ascending_and_apart(steps):
     ranges, _ = build(steps)
     listed = list(ranges)
     assert all(start < end for start, end in listed)
-    assert all(a[1] < b[0] for a, b in zip(listed, listed[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(listed))
 
 
 @given(operations, bounds)
@@ -46,7 +48,7 @@ def test_pieces_cover_without_gap_and_tell_inside_from_outside(steps, span):
     if start < end:
         assert pieces[0][0] == start
         assert pieces[-1][1] == end
-    assert all(a[1] == b[0] for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
     for low, high, inside in pieces:
         assert low < high
         assert all((byte in model) == inside for byte in range(low, high))
