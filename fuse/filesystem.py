@@ -38,6 +38,11 @@ _TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLIN
 #: Reported by statfs where the store has no limit: 1 PiB.
 _UNLIMITED = 1 << 50
 
+#: After this many questions about single names of a directory the next one lists it instead, if
+#: it had more than that many entries and no more than fit one page of the store.
+_PROBES = 16
+_LISTABLE = 5000
+
 #: Errnos that tell of trouble with the store rather than of the caller's request.
 _TROUBLE = {errno.EIO, errno.ETIMEDOUT, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.ENOTCONN}
 
@@ -200,7 +205,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: Any
     ) -> EntryAttributes:
-        """Refuse hard links with EPERM, as link(2) says of a file system without them."""
+        """Refuse hard links: EPERM, as on other file systems without them."""
         fail(errno.EPERM)
 
     @answers
@@ -335,6 +340,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             handle.entries = [
                 entry async for page in self.volume.list(handle.inode.path()) for entry in page
             ]
+            handle.inode.listed = len(handle.entries)
+            handle.inode.probes = 0
         expires = trio.current_time() + self._timeout
         for index in range(start_id, len(handle.entries)):
             entry = handle.entries[index]
@@ -415,6 +422,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         node = parent.children.get(name)
         if node is not None and (_is_local(node) or node.expires > trio.current_time()):
             return node
+        if node is not None and await self._revalidate(parent, node):
+            return node
         try:
             attributes = await self.volume.stat(parent.child_path(name))
         except FileNotFoundError:
@@ -439,6 +448,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         if node is self.inodes.root:
             node.expires = trio.current_time() + self._timeout
             return
+        if node.parent is not None and await self._revalidate(node.parent, node):
+            return
         attributes = await self.volume.stat(node.path())
         if attributes.kind is not node.attributes.kind:
             fail(errno.ESTALE, node.name)
@@ -446,6 +457,38 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             node.attributes = attributes
             node.expires = trio.current_time() + self._timeout
             await self._follow(node)
+
+    async def _revalidate(self, parent: Inode, node: Inode) -> bool:
+        """List a directory in place of asking about its names one by one.
+
+        A job that goes through a directory again and again would ask about every file once per
+        time-out. A listing answers for all of them, with the page size of the store in one request.
+        """
+        parent.probes += 1
+        if parent.probes <= _PROBES or not _PROBES < parent.listed <= _LISTABLE:
+            return False
+        async with parent.lock:
+            if node.expires <= trio.current_time():
+                await self._relist(parent)
+        return node.expires > trio.current_time() and node.parent is parent
+
+    async def _relist(self, parent: Inode) -> None:
+        asked = trio.current_time()
+        path = parent.path()
+        count = 0
+        async for page in self.volume.list(path):
+            count += len(page)
+            for entry in page:
+                known = parent.children.get(entry.name)
+                # What was changed here meanwhile is newer than the answer.
+                if known is None or known.expires > asked or _is_local(known):
+                    continue
+                if known.attributes.kind is entry.attributes.kind:
+                    known.attributes = entry.attributes
+                    known.expires = asked + self._timeout
+                    await self._follow(known)
+        parent.listed = count
+        parent.probes = 0
 
     async def _follow(self, node: Inode) -> None:
         """Let open handles read on where the file only grew."""

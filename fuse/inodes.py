@@ -32,6 +32,8 @@ class Inode:
         content: What its handles share, while it is open.
         cached_version: The version whose pages the kernel may hold.
         children: Nodes that the kernel has heard of in this directory.
+        listed: Number of entries that its last complete listing had; 0 when there was none.
+        probes: How often a single name in it was asked about since then.
     """
 
     __slots__ = (
@@ -40,12 +42,14 @@ class Inode:
         "children",
         "content",
         "expires",
+        "listed",
         "lock",
         "lookups",
         "name",
         "number",
         "opens",
         "parent",
+        "probes",
     )
 
     def __init__(
@@ -62,6 +66,8 @@ class Inode:
         self.cached_version = ""
         self.children: dict[str, Inode] = {}
         self.lock = trio.Lock()
+        self.listed = 0
+        self.probes = 0
 
     def path(self) -> str:
         """Path from the volume's root; empty for the root itself. ESTALE once unlinked."""

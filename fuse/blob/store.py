@@ -160,6 +160,14 @@ class BlobStore:
 
         await self._retried(path, attempt)
 
+    async def head(self, path: str) -> Response:
+        """A blob's properties (Get Blob Properties)."""
+
+        async def attempt() -> Response:
+            return await self._once("HEAD", path, {})
+
+        return await self._retried(path, attempt)
+
     async def put_blob(
         self, path: str, body: bytes | memoryview, headers: Mapping[str, str]
     ) -> Response:

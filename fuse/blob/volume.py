@@ -7,9 +7,10 @@ import errno
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import trio
@@ -73,9 +74,8 @@ class BlobVolume:
         """A blob's properties, or a directory where only names below it exist."""
         if not path:
             return _DIRECTORY
-        blob = self._client.get_blob_client(path)
         try:
-            return _attributes(await self._store.call(path, blob.get_blob_properties))
+            return _from_headers((await self._store.head(path)).headers)
         except FileNotFoundError:
             if await self._has_children(path):
                 return _DIRECTORY
@@ -362,6 +362,20 @@ def _attributes(properties: BlobProperties) -> Attributes:
         etag=str(properties.etag),
         last_modified=properties.last_modified,
         metadata=properties.metadata,
+    )
+
+
+def _from_headers(headers: Mapping[str, str]) -> Attributes:
+    prefix = "x-ms-meta-"
+    return posix.attributes(
+        size=int(headers["content-length"]),
+        etag=headers["etag"],
+        last_modified=parsedate_to_datetime(headers["last-modified"]),
+        metadata={
+            name.removeprefix(prefix): value
+            for name, value in headers.items()
+            if name.startswith(prefix)
+        },
     )
 
 

@@ -359,3 +359,20 @@ def test_a_second_epoch_costs_no_request(place, mounted):
     before = mounted.stats()["bytes_received"]
     (place / "data").read_bytes()
     assert mounted.stats()["bytes_received"] == before
+
+
+def test_going_through_a_directory_again_costs_one_listing_and_not_a_request_a_file(spec, short_path):
+    with driver(spec, short_path, attributeTimeout=0.2) as mounted:
+        place = mounted.path / uuid.uuid4().hex
+        place.mkdir()
+        for number in range(100):
+            (place / f"{number}").write_bytes(b"x")
+        for name in sorted(os.listdir(place)):
+            (place / name).read_bytes()
+        before = mounted.stats()["requests"]
+        for _ in range(3):
+            for number in range(100):
+                assert (place / f"{number}").read_bytes() == b"x"
+        spent = mounted.stats()["requests"] - before
+        shutil.rmtree(place)
+    assert spent < 200, f"{spent} requests for 300 reads"

@@ -17,8 +17,9 @@ PLAIN = MountOptions(mountpoint=Path("/m"), cache_directory=Path("/c"))
 
 def test_the_service_s_default_options_are_taken():
     text = (
-        "--use-https=true -o big_writes -o max_read=131072 -o max_write=131072 -o attr_timeout=240 "
-        "-o fsname=blobfuse -o kernel_cache -o entry_timeout=240 -o negative_timeout=120 -o allow_other"
+        "--use-https=true -o big_writes -o max_read=131072 -o max_write=131072 "
+        "-o attr_timeout=240 -o fsname=blobfuse -o kernel_cache -o entry_timeout=240 "
+        "-o negative_timeout=120 -o allow_other"
     )
     mapped = apply(text, PLAIN)
     assert mapped.options.attribute_timeout == 240
