@@ -1,0 +1,1 @@
+"""Volumes that the agent keeps mounted: one driver process each."""
