@@ -1,0 +1,1 @@
+"""The command line `batchai`, one file a command group; it mirrors `az batchai`."""
