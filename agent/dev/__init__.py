@@ -1,0 +1,1 @@
+"""Local storage for development, demo and tests: Azurite for blobs, Samba for file shares."""
