@@ -361,7 +361,9 @@ def test_a_second_epoch_costs_no_request(place, mounted):
     assert mounted.stats()["bytes_received"] == before
 
 
-def test_going_through_a_directory_again_costs_one_listing_and_not_a_request_a_file(spec, short_path):
+def test_going_through_a_directory_again_costs_one_listing_and_not_a_request_a_file(
+    spec, short_path
+):
     with driver(spec, short_path, attributeTimeout=0.2) as mounted:
         place = mounted.path / uuid.uuid4().hex
         place.mkdir()
