@@ -12,6 +12,7 @@ import functools
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -342,6 +343,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             ]
             handle.inode.listed = len(handle.entries)
             handle.inode.probes = 0
+            handle.inode.hints.clear()
         expires = trio.current_time() + self._timeout
         for index in range(start_id, len(handle.entries)):
             entry = handle.entries[index]
@@ -422,10 +424,18 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         node = parent.children.get(name)
         if node is not None and (_is_local(node) or node.expires > trio.current_time()):
             return node
-        if node is not None and await self._revalidate(parent, node):
+        asked = trio.current_time()
+        if name not in parent.hints or parent.hints_expire <= asked:
+            await self._relisted(parent, asked)
+        now = trio.current_time()
+        node = parent.children.get(name)
+        if node is not None and node.expires > now:
             return node
         try:
-            attributes = await self.volume.stat(parent.child_path(name))
+            if parent.hints_expire > now and name in parent.hints:
+                attributes = parent.hints[name]
+            else:
+                attributes = await self.volume.stat(parent.child_path(name))
         except FileNotFoundError:
             if node is not None:
                 self.inodes.detach(node)
@@ -448,7 +458,9 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         if node is self.inodes.root:
             node.expires = trio.current_time() + self._timeout
             return
-        if node.parent is not None and await self._revalidate(node.parent, node):
+        now = trio.current_time()
+        listed = node.parent is not None and await self._relisted(node.parent, now)
+        if listed and node.expires > trio.current_time():
             return
         attributes = await self.volume.stat(node.path())
         if attributes.kind is not node.attributes.kind:
@@ -458,35 +470,51 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             node.expires = trio.current_time() + self._timeout
             await self._follow(node)
 
-    async def _revalidate(self, parent: Inode, node: Inode) -> bool:
-        """List a directory in place of asking about its names one by one.
+    async def _relisted(self, parent: Inode, since: float) -> bool:
+        """List a directory in place of asking about its names one by one; whether it was done.
 
         A job that goes through a directory again and again would ask about every file once per
         time-out. A listing answers for all of them, with the page size of the store in one request.
+
+        Args:
+            parent: The directory.
+            since: A listing made after this moment (trio's clock) will do.
         """
         parent.probes += 1
-        if parent.probes <= _PROBES or not _PROBES < parent.listed <= _LISTABLE:
+        if parent.probes <= _PROBES or parent.listed > _LISTABLE or not self._timeout:
             return False
         async with parent.lock:
-            if node.expires <= trio.current_time():
+            if parent.hints_expire - self._timeout < since:
                 await self._relist(parent)
-        return node.expires > trio.current_time() and node.parent is parent
+        return True
 
     async def _relist(self, parent: Inode) -> None:
         asked = trio.current_time()
-        path = parent.path()
+        expires = asked + self._timeout
+        hints: dict[str, Attributes] = {}
         count = 0
-        async for page in self.volume.list(path):
-            count += len(page)
-            for entry in page:
-                known = parent.children.get(entry.name)
-                # What was changed here meanwhile is newer than the answer.
-                if known is None or known.expires > asked or _is_local(known):
-                    continue
-                if known.attributes.kind is entry.attributes.kind:
-                    known.attributes = entry.attributes
-                    known.expires = asked + self._timeout
-                    await self._follow(known)
+        async with aclosing(self.volume.list(parent.path())) as pages:
+            async for page in pages:
+                count += len(page)
+                for entry in page:
+                    known = parent.children.get(entry.name)
+                    if known is None:
+                        hints[entry.name] = entry.attributes
+                    # What was changed here meanwhile is newer than the answer.
+                    elif (
+                        known.expires <= asked
+                        and not _is_local(known)
+                        and known.attributes.kind is entry.attributes.kind
+                    ):
+                        known.attributes = entry.attributes
+                        known.expires = expires
+                        await self._follow(known)
+                if count > _LISTABLE:
+                    break  # more than it saves
+        if parent.changed > asked:
+            hints.clear()  # a name may be gone that the answer still had
+        parent.hints = {n: a for n, a in hints.items() if n not in parent.children}
+        parent.hints_expire = expires
         parent.listed = count
         parent.probes = 0
 
@@ -650,6 +678,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def _settle_renamed(self, node: Inode) -> None:
         """A store without rename made new versions with the same bytes: go on with those."""
         for known in node.descendants():
+            known.hints.clear()
             if known is not node:
                 known.expires = 0.0
             if known.content is not None and not known.content.orphaned:

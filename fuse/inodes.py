@@ -32,16 +32,22 @@ class Inode:
         content: What its handles share, while it is open.
         cached_version: The version whose pages the kernel may hold.
         children: Nodes that the kernel has heard of in this directory.
-        listed: Number of entries that its last complete listing had; 0 when there was none.
+        changed: When (trio's clock) a name was last removed from it here.
+        hints: What a listing said of names that the kernel has not asked for; believed until
+            ``hints_expire``.
+        listed: Number of entries that its last listing had; 0 when there was none.
         probes: How often a single name in it was asked about since then.
     """
 
     __slots__ = (
         "attributes",
         "cached_version",
+        "changed",
         "children",
         "content",
         "expires",
+        "hints",
+        "hints_expire",
         "listed",
         "lock",
         "lookups",
@@ -66,6 +72,9 @@ class Inode:
         self.cached_version = ""
         self.children: dict[str, Inode] = {}
         self.lock = trio.Lock()
+        self.changed = 0.0
+        self.hints: dict[str, Attributes] = {}
+        self.hints_expire = 0.0
         self.listed = 0
         self.probes = 0
 
@@ -117,6 +126,7 @@ class InodeTable:
         A name that is another kind of thing by now gets a new number: the kernel would take a
         directory that turned into a file for corruption.
         """
+        parent.hints.pop(name, None)
         node = parent.children.get(name)
         if node is not None and node.attributes.kind is not attributes.kind:
             self.detach(node)
@@ -133,18 +143,22 @@ class InodeTable:
 
     def detach(self, node: Inode) -> None:
         """The name is gone; the inode lives on until handles are closed and the kernel forgets."""
-        if node.parent is not None and node.parent.children.get(node.name) is node:
-            del node.parent.children[node.name]
+        if node.parent is not None:
+            node.parent.changed = trio.current_time()
+            if node.parent.children.get(node.name) is node:
+                del node.parent.children[node.name]
         node.parent = None
         self.release(node)
 
     def move(self, node: Inode, parent: Inode, name: str) -> None:
         """Rename in the tree. Whatever had the new name must have been detached."""
         if node.parent is not None:
+            node.parent.changed = trio.current_time()
             del node.parent.children[node.name]
         node.parent = parent
         node.name = name
         parent.children[name] = node
+        parent.hints.pop(name, None)
 
     def forget(self, number: int, count: int) -> None:
         """The kernel forgets ``count`` of its lookups."""

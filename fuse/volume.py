@@ -12,7 +12,7 @@ EIO, ...), and are cancellable at their checkpoints.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -147,7 +147,7 @@ class Volume(Protocol):
         """Attributes of ``path``, always asked of the store. ENOENT when it is not there."""
         ...
 
-    def list(self, path: str) -> AsyncIterator[Sequence[Entry]]:
+    def list(self, path: str) -> AsyncGenerator[Sequence[Entry], None]:
         """The entries of a directory in pages (no ``.`` and ``..``). ENOENT, ENOTDIR."""
         ...
 

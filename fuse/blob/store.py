@@ -59,7 +59,9 @@ class BlobStore:
         self.account = account
         self.endpoint = endpoint.rstrip("/")
         self.container = container
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter(
+            requests=0, retries=0, errors=0, bytes_received=0, bytes_sent=0
+        )
         self._base_path = f"{urlsplit(self.endpoint).path}/{quote(container)}"
         self._signer = SharedKeyCredentialPolicy(account, key)  # type: ignore[no-untyped-call]
         self._pool = Pool(self.endpoint, limit=connections)

@@ -7,7 +7,7 @@ import errno
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -81,7 +81,7 @@ class BlobVolume:
                 return _DIRECTORY
             raise
 
-    async def list(self, path: str) -> AsyncIterator[Sequence[Entry]]:
+    async def list(self, path: str) -> AsyncGenerator[Sequence[Entry], None]:
         """The names below ``path``, a page of the service at a time."""
         prefix = f"{path}/" if path else ""
         pages = self._client.walk_blobs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -96,7 +96,7 @@ class ShareVolume:
         """Attributes of ``path``. ENOENT."""
         return await self._link.run(lambda channel, _: self._files.stat(channel, path))
 
-    async def list(self, path: str) -> AsyncIterator[Sequence[Entry]]:
+    async def list(self, path: str) -> AsyncGenerator[Sequence[Entry], None]:
         """The entries of a directory. ENOENT, ENOTDIR.
 
         A page is given out when all are there, so that a lost connection can begin it again.

@@ -378,3 +378,24 @@ def test_going_through_a_directory_again_costs_one_listing_and_not_a_request_a_f
         spent = mounted.stats()["requests"] - before
         shutil.rmtree(place)
     assert spent < 200, f"{spent} requests for 300 reads"
+
+
+def test_opening_many_names_without_listing_costs_a_request_a_file(spec, short_path):
+    """A loader that knows its names from an index never lists the directory."""
+    name = uuid.uuid4().hex
+    with driver(spec, short_path) as first:
+        (first.path / name).mkdir()
+        for number in range(100):
+            (first.path / name / f"{number}").write_bytes(b"x" * 100)
+    with driver(spec, short_path) as second:
+        before = second.stats()["requests"]
+        for number in range(100):
+            assert (second.path / name / f"{number}").read_bytes() == b"x" * 100
+        spent = second.stats()["requests"] - before
+        # What is removed is gone at once, whatever a listing said before.
+        (second.path / name / "50").unlink()
+        assert not (second.path / name / "50").exists()
+        assert not (second.path / name / "not-there").exists()
+        shutil.rmtree(second.path / name)
+    if spec["kind"] == "blob":
+        assert spent < 140, f"{spent} requests for 100 files"
