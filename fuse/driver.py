@@ -97,7 +97,9 @@ class Driver:
                     serving.start_soon(self._serve)
                     if self._socket is not None:
                         nursery.start_soon(control.serve, self._socket, self._operations())
-                    await trio.to_thread.run_sync(self._wait_until_answering)
+                    await trio.to_thread.run_sync(
+                        self._wait_until_answering, abandon_on_cancel=True
+                    )
                     self._tuned = kernel.tune(self._options.mountpoint)
                     log.info("mounted", source=volume.source, **self._tuned)
                     self._ready()

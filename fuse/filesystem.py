@@ -12,7 +12,6 @@ import functools
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -25,6 +24,7 @@ from fuse.content import Content
 from fuse.errors import fail
 from fuse.handles import DirectoryHandle, FileHandle, HandleTable
 from fuse.inodes import Inode, InodeTable, is_directory
+from fuse.namespace import Namespace
 from fuse.options import MountOptions
 from fuse.readahead import ReadAhead
 from fuse.volume import Attributes, Changes, Kind, Volume
@@ -38,11 +38,6 @@ _TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLIN
 
 #: Reported by statfs where the store has no limit: 1 PiB.
 _UNLIMITED = 1 << 50
-
-#: After this many questions about single names of a directory the next one lists it instead, if
-#: it had more than that many entries and no more than fit one page of the store.
-_PROBES = 16
-_LISTABLE = 5000
 
 #: Errnos that tell of trouble with the store rather than of the caller's request.
 _TROUBLE = {errno.EIO, errno.ETIMEDOUT, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.ENOTCONN}
@@ -102,10 +97,9 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self.files: HandleTable[FileHandle] = HandleTable()
         self.directories: HandleTable[DirectoryHandle] = HandleTable()
         self._nursery = nursery
-        self._timeout = (
-            volume.attribute_timeout
-            if options.attribute_timeout is None
-            else options.attribute_timeout
+        timeout = options.attribute_timeout
+        self.names = Namespace(
+            volume, self.inodes, volume.attribute_timeout if timeout is None else timeout
         )
 
     # -- names and attributes -----------------------------------------------------------------
@@ -115,7 +109,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self, parent_inode: InodeT, name: FileNameT, ctx: Any = None
     ) -> EntryAttributes:
         """Find a name in a directory."""
-        node = await self._find(self.inodes.get(parent_inode), self._name(name))
+        node = await self.names.find(self.inodes.get(parent_inode), self._name(name))
         node.lookups += 1
         return self._entry(node)
 
@@ -128,7 +122,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def getattr(self, inode: InodeT, ctx: Any = None) -> EntryAttributes:
         """Attributes of an inode."""
         node = self.inodes.get(inode)
-        await self._refresh(node)
+        await self.names.refresh(node)
         return self._entry(node)
 
     @answers
@@ -158,7 +152,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def readlink(self, inode: InodeT, ctx: Any = None) -> FileNameT:
         """Target of a symbolic link."""
         node = self.inodes.get(inode)
-        await self._refresh(node)
+        await self.names.refresh(node)
         return FileNameT(os.fsencode(await self.volume.readlink(node.path(), node.attributes)))
 
     @answers
@@ -185,7 +179,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: Any) -> None:
         """Remove an empty directory."""
         parent, text = self.inodes.get(parent_inode), self._name(name)
-        node = await self._find(parent, text)
+        node = await self.names.find(parent, text)
         if not is_directory(node):
             fail(errno.ENOTDIR)
         await self.volume.remove_directory(node.path())
@@ -213,7 +207,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: Any) -> None:
         """Remove a file. Those who have it open keep its content, as on a local disk."""
         parent, text = self.inodes.get(parent_inode), self._name(name)
-        node = await self._find(parent, text)
+        node = await self.names.find(parent, text)
         if is_directory(node):
             fail(errno.EISDIR)
         async with node.lock:
@@ -236,8 +230,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             fail(errno.EINVAL)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         parent, text = self.inodes.get(parent_inode_new), self._name(name_new)
-        node = await self._find(self.inodes.get(parent_inode_old), self._name(name_old))
-        target = await self._find_if_there(parent, text)
+        node = await self.names.find(self.inodes.get(parent_inode_old), self._name(name_old))
+        target = await self.names.find_if_there(parent, text)
         if target is node:
             return
         if target is not None:
@@ -256,7 +250,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             self.inodes.detach(target)
         self.inodes.move(node, parent, text)
         node.attributes = renamed
-        node.expires = trio.current_time() + self._timeout
+        node.expires = self.names.expiry()
         await self._settle_renamed(node)
 
     # -- files --------------------------------------------------------------------------------
@@ -272,7 +266,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            node = await self._find(parent, text)
+            node = await self.names.find(parent, text)
         info = await self._open(node, flags)
         node.lookups += 1
         return info, self._entry(node)
@@ -281,7 +275,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def open(self, inode: InodeT, flags: FlagT, ctx: Any = None) -> FileInfo:
         """Open a file: from here on its bytes are those of the version found now."""
         node = self.inodes.get(inode)
-        await self._refresh(node)
+        await self.names.refresh(node)
         return await self._open(node, flags)
 
     @answers
@@ -341,10 +335,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             handle.entries = [
                 entry async for page in self.volume.list(handle.inode.path()) for entry in page
             ]
-            handle.inode.listed = len(handle.entries)
-            handle.inode.probes = 0
-            handle.inode.hints.clear()
-        expires = trio.current_time() + self._timeout
+            self.names.listed(handle.inode, len(handle.entries))
+        expires = self.names.expiry()
         for index in range(start_id, len(handle.entries)):
             entry = handle.entries[index]
             node = self.inodes.remember(handle.inode, entry.name, entry.attributes, expires)
@@ -420,115 +412,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             fail(errno.ENAMETOOLONG)
         return text
 
-    async def _find(self, parent: Inode, name: str) -> Inode:
-        node = parent.children.get(name)
-        if node is not None and (_is_local(node) or node.expires > trio.current_time()):
-            return node
-        asked = trio.current_time()
-        if name not in parent.hints or parent.hints_expire <= asked:
-            await self._relisted(parent, asked)
-        now = trio.current_time()
-        node = parent.children.get(name)
-        if node is not None and node.expires > now:
-            return node
-        try:
-            if parent.hints_expire > now and name in parent.hints:
-                attributes = parent.hints[name]
-            else:
-                attributes = await self.volume.stat(parent.child_path(name))
-        except FileNotFoundError:
-            if node is not None:
-                self.inodes.detach(node)
-            raise
-        found = self.inodes.remember(parent, name, attributes, trio.current_time() + self._timeout)
-        await self._follow(found)
-        return found
-
-    async def _find_if_there(self, parent: Inode, name: str) -> Inode | None:
-        try:
-            return await self._find(parent, name)
-        except FileNotFoundError:
-            return None
-
-    async def _refresh(self, node: Inode) -> None:
-        """Ask the store for attributes that are no longer to be believed."""
-        orphaned = node.content is not None and node.content.orphaned
-        if _is_local(node) or orphaned or node.expires > trio.current_time():
-            return
-        if node is self.inodes.root:
-            node.expires = trio.current_time() + self._timeout
-            return
-        now = trio.current_time()
-        listed = node.parent is not None and await self._relisted(node.parent, now)
-        if listed and node.expires > trio.current_time():
-            return
-        attributes = await self.volume.stat(node.path())
-        if attributes.kind is not node.attributes.kind:
-            fail(errno.ESTALE, node.name)
-        if not _is_local(node):
-            node.attributes = attributes
-            node.expires = trio.current_time() + self._timeout
-            await self._follow(node)
-
-    async def _relisted(self, parent: Inode, since: float) -> bool:
-        """List a directory in place of asking about its names one by one; whether it was done.
-
-        A job that goes through a directory again and again would ask about every file once per
-        time-out. A listing answers for all of them, with the page size of the store in one request.
-
-        Args:
-            parent: The directory.
-            since: A listing made after this moment (trio's clock) will do.
-        """
-        parent.probes += 1
-        if parent.probes <= _PROBES or parent.listed > _LISTABLE or not self._timeout:
-            return False
-        async with parent.lock:
-            if parent.hints_expire - self._timeout < since:
-                await self._relist(parent)
-        return True
-
-    async def _relist(self, parent: Inode) -> None:
-        asked = trio.current_time()
-        expires = asked + self._timeout
-        hints: dict[str, Attributes] = {}
-        count = 0
-        async with aclosing(self.volume.list(parent.path())) as pages:
-            async for page in pages:
-                count += len(page)
-                for entry in page:
-                    known = parent.children.get(entry.name)
-                    if known is None:
-                        hints[entry.name] = entry.attributes
-                    # What was changed here meanwhile is newer than the answer.
-                    elif (
-                        known.expires <= asked
-                        and not _is_local(known)
-                        and known.attributes.kind is entry.attributes.kind
-                    ):
-                        known.attributes = entry.attributes
-                        known.expires = expires
-                        await self._follow(known)
-                if count > _LISTABLE:
-                    break  # more than it saves
-        if parent.changed > asked:
-            hints.clear()  # a name may be gone that the answer still had
-        parent.hints = {n: a for n, a in hints.items() if n not in parent.children}
-        parent.hints_expire = expires
-        parent.listed = count
-        parent.probes = 0
-
-    async def _follow(self, node: Inode) -> None:
-        """Let open handles read on where the file only grew."""
-        content = node.content
-        if (
-            content is not None
-            and not content.modified
-            and content.base.version != node.attributes.version
-            and self.volume.continues(content.base, node.attributes)
-        ):
-            await content.rebase(node.attributes)
-
     def _entry(self, node: Inode) -> EntryAttributes:
         content = node.content
         # An open file that was changed here is as the programs here see it, whoever asks.
@@ -537,7 +420,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         entry = EntryAttributes()
         entry.st_ino = InodeT(node.number)
         entry.generation = 0
-        entry.entry_timeout = entry.attr_timeout = self._timeout
+        entry.entry_timeout = entry.attr_timeout = self.names.timeout
         default = (
             self.options.directory_mode
             if known.kind is Kind.DIRECTORY
@@ -559,7 +442,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         return entry
 
     def _born(self, parent: Inode, name: str, attributes: Attributes) -> EntryAttributes:
-        node = self.inodes.remember(parent, name, attributes, trio.current_time() + self._timeout)
+        node = self.inodes.remember(parent, name, attributes, self.names.expiry())
         node.lookups += 1
         return self._entry(node)
 
@@ -573,7 +456,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         stale = parent.children.get(name)
         if stale is not None:  # deleted elsewhere, and made anew by us
             self.inodes.detach(stale)
-        return self.inodes.remember(parent, name, attributes, trio.current_time() + self._timeout)
+        return self.inodes.remember(parent, name, attributes, self.names.expiry())
 
     async def _open(self, node: Inode, flags: int) -> FileInfo:
         content = node.content
@@ -617,7 +500,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         if node.content is content and not content.modified and not content.orphaned:
             node.attributes = content.base
             node.cached_version = content.base.version
-            node.expires = trio.current_time() + self._timeout
+            node.expires = self.names.expiry()
         self._settle(node, content)
 
     def _settle(self, node: Inode, content: Content) -> None:
@@ -637,7 +520,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 await content.commit()
                 self._committed(node, content)
             return
-        await self._refresh(node)
+        await self.names.refresh(node)
         if is_directory(node):
             fail(errno.EISDIR)
         node.content = content = self._content(node, node.attributes)
@@ -657,9 +540,9 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             return
         if node is self.inodes.root:
             fail(errno.EPERM)
-        await self._refresh(node)
+        await self.names.refresh(node)
         node.attributes = await self.volume.set_attributes(node.path(), node.attributes, changes)
-        node.expires = trio.current_time() + self._timeout
+        node.expires = self.names.expiry()
         if content is not None and node.content is content:
             await content.rebase(node.attributes)
         if node.cached_version:  # the same bytes under a new version
@@ -685,11 +568,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 if known is not node:
                     known.attributes = await self.volume.stat(known.path())
                 await known.content.rebase(known.attributes)
-
-
-def _is_local(node: Inode) -> bool:
-    """Whether this node knows better than the store."""
-    return node.content is not None and node.content.modified and not node.content.orphaned
 
 
 def _unless(value: int, default: int) -> int | None:

@@ -78,6 +78,11 @@ class Inode:
         self.listed = 0
         self.probes = 0
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this node knows better than the store: it has content to commit."""
+        return self.content is not None and self.content.modified and not self.content.orphaned
+
     def path(self) -> str:
         """Path from the volume's root; empty for the root itself. ESTALE once unlinked."""
         names: list[str] = []
