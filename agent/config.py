@@ -121,7 +121,7 @@ class JobsConfig(_Section):
     drain_timeout_s: Annotated[float, Field(ge=0, le=86400)] = 60
     """Seconds without progress after which the rest of the logs is given up, and reported."""
     spool_quota_bytes: Annotated[int, Field(ge=4096)] | None = None
-    """Most bytes kept of each of stdout and stderr; None is no limit."""
+    """Most bytes kept of all output of a job together; None is no limit."""
     mount_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
     unmount_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 150
     """Seconds that a driver gets to commit what was written; it gives up by itself after 120."""

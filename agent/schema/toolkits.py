@@ -6,7 +6,7 @@ them, as it does in a command line of the user's own.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -106,50 +106,47 @@ class TensorFlow(Model):
         )
 
 
-class Cntk(Model):
+class ScriptOrConfiguration(Model):
+    """What CNTK and Caffe have in common: a Python script, or a configuration of their own."""
+
+    config_file_path: NonEmpty | None = None
+    python_script_file_path: NonEmpty | None = None
+    python_interpreter_path: NonEmpty | None = None
+    command_line_args: Text | None = None
+    process_count: OneProcess | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.config_file_path is None) == (self.python_script_file_path is None):
+            refuse("InvalidValue", "give configFilePath or pythonScriptFilePath, one of the two")
+        return self
+
+    def command(self) -> str:
+        """``python script``, or the toolkit's own program with its configuration."""
+        if self.python_script_file_path is None:
+            return _join(f"{self._program()}{self.config_file_path}", self.command_line_args)
+        interpreter = self.python_interpreter_path or DEFAULT_INTERPRETER
+        return _join(interpreter, self.python_script_file_path, self.command_line_args)
+
+    def _program(self) -> str:
+        """What stands before the path of the configuration."""
+        raise NotImplementedError
+
+
+class Cntk(ScriptOrConfiguration):
     """CNTK: a Python script, or a BrainScript configuration."""
 
     language_type: Text | None = None
-    config_file_path: NonEmpty | None = None
-    python_script_file_path: NonEmpty | None = None
-    python_interpreter_path: NonEmpty | None = None
-    command_line_args: Text | None = None
-    process_count: OneProcess | None = None
 
-    @model_validator(mode="after")
-    def _one_of(self) -> Cntk:
-        _exactly_one(self.config_file_path, self.python_script_file_path)
-        return self
-
-    def command(self) -> str:
-        """``python script`` or ``cntk configFile=…``."""
-        if self.python_script_file_path is None:
-            return _join("cntk", f"configFile={self.config_file_path}", self.command_line_args)
-        interpreter = self.python_interpreter_path or DEFAULT_INTERPRETER
-        return _join(interpreter, self.python_script_file_path, self.command_line_args)
+    def _program(self) -> str:
+        return "cntk configFile="
 
 
-class Caffe(Model):
-    """Caffe: a solver configuration, or a Python script."""
+class Caffe(ScriptOrConfiguration):
+    """Caffe: a Python script, or a solver's configuration."""
 
-    config_file_path: NonEmpty | None = None
-    python_script_file_path: NonEmpty | None = None
-    python_interpreter_path: NonEmpty | None = None
-    command_line_args: Text | None = None
-    process_count: OneProcess | None = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Caffe:
-        _exactly_one(self.config_file_path, self.python_script_file_path)
-        return self
-
-    def command(self) -> str:
-        """``python script`` or ``caffe train --solver=…``."""
-        if self.python_script_file_path is None:
-            solver = f"--solver={self.config_file_path}"
-            return _join("caffe", "train", solver, self.command_line_args)
-        interpreter = self.python_interpreter_path or DEFAULT_INTERPRETER
-        return _join(interpreter, self.python_script_file_path, self.command_line_args)
+    def _program(self) -> str:
+        return "caffe train --solver="
 
 
 #: Field of the job → ``toolType`` that Batch AI reads back.
@@ -164,11 +161,6 @@ TOOL_TYPES = {
     "chainerSettings": "chainer",
     "horovodSettings": "horovod",
 }
-
-
-def _exactly_one(config: Any, script: Any) -> None:
-    if (config is None) == (script is None):
-        refuse("InvalidValue", "give configFilePath or pythonScriptFilePath, one of the two")
 
 
 def _join(*parts: str | None) -> str:
