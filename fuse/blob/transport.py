@@ -141,7 +141,11 @@ class Connection:
             return cls(sock)
         wrapped = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         connection = cls(wrapped)
-        await connection._retry(wrapped.do_handshake, trio.lowlevel.wait_readable)
+        try:
+            await connection._retry(wrapped.do_handshake, trio.lowlevel.wait_readable)
+        except BaseException:
+            connection.close()  # the plain socket no longer owns the descriptor
+            raise
         return connection
 
     def close(self) -> None:

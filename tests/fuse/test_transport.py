@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import errno
+import ssl
 
 import pytest
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from fuse.blob import transport
 from fuse.blob.transport import Pool, TransportError
@@ -153,3 +159,80 @@ async def test_connection_close_is_honoured():
         assert (await get(pool))[1] == b"abcdefghij"
         assert pool.opened == 2
         pool.close()
+
+
+def self_signed(directory):
+    """A certificate for localhost, and contexts for both ends."""
+    now = dt.datetime.now(dt.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "server.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(path)
+    return server, ssl.create_default_context(cafile=path)
+
+
+@contextlib.asynccontextmanager
+async def tls_server(context, body):
+    """Answers every request with the same body, over TLS."""
+
+    async def handle(stream):
+        with contextlib.suppress(trio.BrokenResourceError):
+            buffer = b""
+            while True:
+                data = await stream.receive_some()
+                if not data:
+                    return
+                buffer += data
+                while b"\r\n\r\n" in buffer:
+                    _, _, buffer = buffer.partition(b"\r\n\r\n")
+                    await stream.send_all(ok(body))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            lambda task_status: trio.serve_ssl_over_tcp(
+                handle, 0, context, host="127.0.0.1", task_status=task_status
+            )
+        )
+        yield f"https://localhost:{listeners[0].transport_listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def test_tls(tmp_path):
+    server, client = self_signed(tmp_path)
+    body = bytes(range(256)) * 40_000  # many TLS records, more than any socket buffer
+    async with tls_server(server, body) as url:
+        pool = Pool(url, tls=client)
+        for _ in range(2):
+            response, data, seen = await get(pool, size=len(body))
+            assert response.received == len(body)
+            assert data == body
+            assert seen == sorted(seen)
+        assert pool.opened == 1
+        pool.close()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
+    server, _ = self_signed(tmp_path)
+    async with tls_server(server, b"0123456789") as url:
+        with pytest.raises(TransportError, match=r"(?i)certificate"):
+            await get(Pool(url))
