@@ -151,17 +151,20 @@ def _can_run_python(name: str) -> bool:
         account = pwd.getpwnam(name)
     except KeyError:
         return False
-    probe = subprocess.run(
-        [str(PYTHON), "-c", "import sklearn, PIL"],
-        user=account.pw_uid,
-        group=account.pw_gid,
-        extra_groups=[],
-        cwd="/",
-        env={"PATH": os.defpath},
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+    try:
+        probe = subprocess.run(
+            [str(PYTHON), "-c", "import sklearn, PIL"],
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            cwd="/",
+            env={"PATH": os.defpath},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+    except PermissionError:
+        return False  # the checkout lies below a directory that is closed to others, such as /root
     return probe.returncode == 0
 
 
