@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import difflib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.errors import Fault, ValidationFailed
-from agent.jobs.expansion import ExpansionError, expand
+from agent.jobs.expansion import ExpansionError, expand, references
 from agent.jobs.layout import JobLayout, OutputPath, locate
 from agent.schema import JobSpec
+from agent.schema.faults import GUESSES
 
 #: Folder of stdout and stderr below the segment (storage guide).
 STDOUTERR = "stdouterr"
+
+#: Bytes of one ``NAME=value`` that a process can be started with, its NUL included:
+#: MAX_ARG_STRLEN of execve(2).
+ENTRY_LIMIT = 131_072
+
+_TOO_LONG = f"the value is longer than the {ENTRY_LIMIT} bytes that a variable may have"
+
+#: Bytes of all variables of a job. execve(2) takes a quarter of the stack's limit, 2 MiB as a rule,
+#: for them and the command together.
+TOTAL_LIMIT = 1024 * 1024
+
+#: Variables that a likely name is looked for among.
+_CANDIDATES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ def build_environment(
         ValidationFailed: With every reference that leads nowhere and every directory that lies
             outside all volumes.
     """
-    resolver = _Resolver(base)
+    resolver = _Resolver(base, spec.holds_key)
     resolver.give("AZ_BATCHAI_MOUNT_ROOT", cluster_mount_root)
     resolver.give("AZ_BATCHAI_JOB_MOUNT_ROOT", layout.mounts)
     resolver.give("AZ_BATCHAI_JOB_TEMP", layout.temp)
@@ -83,9 +97,13 @@ def build_environment(
         resolver.define(f"AZ_BATCHAI_OUTPUT_{output.id}", output.path_prefix, place, suffix)
     for index, variable in enumerate(spec.environment_variables):
         resolver.define(variable.name, variable.value, f"environmentVariables[{index}].value")
-    for secret in spec.secrets:
+    for index, secret in enumerate(spec.secrets):
         # A password may hold a dollar sign: secrets are taken as they are.
-        resolver.give(secret.name, secret.value.get_secret_value() if secret.value else "")
+        value = secret.value.get_secret_value() if secret.value else ""
+        resolver.give(secret.name, value)
+        if not _fits(secret.name, value):
+            target = f"properties.secrets[{index}].value"
+            resolver.faults.append(Fault("InvalidValue", _TOO_LONG, target))
     variables = resolver.everything()
 
     volumes = [posixpath.join(layout.mounts, p) for p in spec.mount_volumes.relative_mount_paths]
@@ -129,19 +147,26 @@ class _Definition:
 
 
 class _Resolver:
-    """Values of variables, worked out on demand, each once."""
+    """Values of variables, each worked out once, after those that it refers to.
 
-    def __init__(self, base: Mapping[str, str]) -> None:
+    Without recursion: a chain of references is as long as a user makes it.
+    """
+
+    def __init__(self, base: Mapping[str, str], holds_key: Callable[[str], bool]) -> None:
         self.faults: list[Fault] = []
         self._base = base
+        self._holds_key = holds_key
         self._values: dict[str, str] = {}
         self._definitions: dict[str, _Definition] = {}
-        self._under_way: list[str] = []
+        self._under_way: dict[str, Iterator[str]] = {}  # variable → what it refers to and is left
         self._broken: set[str] = set()
+        self._guesses = GUESSES
+        self._size = 0
 
     def give(self, name: str, value: str) -> None:
         """A variable with a value that is taken as it is."""
         self._values[name] = value
+        self._count(name, value)
 
     def define(self, name: str, text: str, place: str, below: str | None = None) -> None:
         """A variable with references in it; a directory ``below`` may be added to it."""
@@ -150,57 +175,91 @@ class _Resolver:
     def everything(self) -> dict[str, str]:
         """All variables; what cannot be worked out is in ``faults``."""
         for name in self._definitions:
-            if name not in self._values and name not in self._broken:
-                self._resolve(name)
+            self._resolve(name)
+            if self._size > TOTAL_LIMIT:
+                message = f"all variables together have more than {TOTAL_LIMIT} bytes"
+                self.faults.append(
+                    Fault("InvalidValue", message, "properties.environmentVariables")
+                )
+                break
         return {**self._base, **self._values}
 
-    def _resolve(self, name: str) -> str:
+    def _resolve(self, name: str) -> None:
+        """Work out ``name``, and first what it refers to."""
+        self._begin(name)
+        while self._under_way and self._size <= TOTAL_LIMIT:
+            current, left = next(reversed(self._under_way.items()))
+            needed = next(left, None)
+            if needed is None:
+                self._settle(current)
+                del self._under_way[current]
+            else:
+                self._begin(needed)
+
+    def _begin(self, name: str) -> None:
+        settled = name in self._values or name in self._broken or name in self._under_way
+        if not settled and name in self._definitions:
+            self._under_way[name] = iter(references(self._definitions[name].text))
+
+    def _settle(self, name: str) -> None:
         definition = self._definitions[name]
-        self._under_way.append(name)
+        length = 0
+
+        def lookup(other: str) -> str:
+            # Counted on the way: variables that double one another would fill the memory.
+            nonlocal length
+            found = self._lookup(other, name)
+            length += len(found)
+            if length > ENTRY_LIMIT:
+                raise ExpansionError("InvalidValue", _TOO_LONG)
+            return found
+
         try:
-            value = expand(definition.text, self._lookup)
+            value = expand(definition.text, lookup)
+            if definition.below is not None:
+                value = posixpath.join(value, definition.below)
+            if not _fits(name, value):
+                raise ExpansionError("InvalidValue", _TOO_LONG)
         except ExpansionError as error:
             self._broken.add(name)
-            target = f"properties.{definition.place}"
-            self.faults.append(Fault(error.code, error.message, target))
-            if len(self._under_way) > 1:
-                raise _BrokenDependencyError(name) from error
-            return ""
-        finally:
-            self._under_way.pop()
-        if definition.below is not None:
-            value = posixpath.join(value, definition.below)
-        self._values[name] = value
-        return value
+            message = error.message
+            if self._holds_key(definition.text):
+                # A part of the key would be quoted as a variable's name.
+                message = "the account's key has no place here; give it in accountKey"
+            self.faults.append(Fault(error.code, message, f"properties.{definition.place}"))
+        else:
+            self._values[name] = value
+            self._count(name, value)
 
-    def _lookup(self, name: str) -> str:
+    def _count(self, name: str, value: str) -> None:
+        self._size += _size(name, value)
+
+    def _lookup(self, name: str, wanted_by: str) -> str:
         if name in self._values:
             return self._values[name]
+        if name == wanted_by and name in self._base:
+            return self._base[name]  # PATH=/opt/bin:$PATH
         if name in self._under_way:
-            if name == self._under_way[-1] and name in self._base:
-                return self._base[name]  # PATH=/opt/bin:$PATH
-            circle = " -> ".join([*self._under_way[self._under_way.index(name) :], name])
-            raise ExpansionError("CircularReference", f"the variables refer in a circle: {circle}")
+            names = list(self._under_way)
+            circle = [*names[names.index(name) :], name]
+            shown = circle if len(circle) <= 10 else [*circle[:5], "…", *circle[-4:]]
+            message = f"the variables refer in a circle: {' -> '.join(shown)}"
+            raise ExpansionError("CircularReference", message)
         if name in self._broken:
-            raise _BrokenDependencyError(name)
-        if name in self._definitions:
-            return self._resolve(name)
+            message = f"${name} cannot be worked out (see its own fault)"
+            raise ExpansionError("UnknownVariable", message)
         if name in self._base:
             return self._base[name]
         raise ExpansionError("UnknownVariable", self._unknown(name))
 
     def _unknown(self, name: str) -> str:
-        known = [*self._values, *self._definitions, *self._base]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        known = [*self._values, *self._base, *self._definitions][:_CANDIDATES]
+        close = None
+        if self._guesses:  # the search is slow
+            self._guesses -= 1
+            close = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.6)
         hint = f"; did you mean ${close[0]}?" if close else "; write $$ for a dollar sign"
         return f"${name[:80]} is not known here{hint}"
-
-
-class _BrokenDependencyError(ExpansionError):
-    """Refers to a variable that has a fault of its own."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__("UnknownVariable", f"${name} cannot be worked out (see its own fault)")
 
 
 class _Placer:
@@ -224,6 +283,15 @@ class _Placer:
             )
             self._faults.append(Fault("InvalidPath", message, f"properties.{place}"))
         return found
+
+
+def _size(name: str, value: str) -> int:
+    """Bytes of ``NAME=value`` and its NUL."""
+    return len(name) + len(value.encode("utf-8", "surrogateescape")) + 2
+
+
+def _fits(name: str, value: str) -> bool:
+    return _size(name, value) <= ENTRY_LIMIT
 
 
 def _within(path: str, directory: str) -> bool:

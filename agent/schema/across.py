@@ -6,10 +6,10 @@ They work on the raw document, so that they also find what is wrong in one that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import combinations
 from typing import Any
 
 from agent.errors import Fault
+from agent.schema.base import PATH_LIMIT, quoted
 from agent.schema.faults import path
 from agent.schema.toolkits import TOOL_TYPES
 
@@ -19,23 +19,32 @@ _VOLUME_LISTS = ("azureFileShares", "azureBlobFileSystems", "fileServers", "unma
 
 def check_volumes(volumes: Any, prefix: str) -> Iterator[Fault]:
     """No two volumes on one path, none below another."""
-    places: list[tuple[tuple[str, ...], str]] = []
+    exact: dict[str, str] = {}
+    above: dict[str, tuple[str, str]] = {}  # directory → a volume below it, and its place
     if not isinstance(volumes, dict):
         return
     for name in _VOLUME_LISTS:
         for index, volume in _objects(volumes.get(name)):
             relative = volume.get("relativeMountPath")
-            if isinstance(relative, str) and relative.strip("/"):
-                target = path((name, index, "relativeMountPath"), prefix)
-                places.append((tuple(relative.strip("/").split("/")), target))
-    for (first, place), (second, target) in combinations(places, 2):
-        shown = "/".join(second)
-        if first == second:
-            message = f"{shown!r} is the mount path of {place} too; give each volume its own"
-            yield Fault("DuplicateMountPath", message, target)
-        elif first == second[: len(first)] or second == first[: len(second)]:
-            message = f"{shown!r} and {'/'.join(first)!r} ({place}) lie in one another"
-            yield Fault("NestedMountPath", f"{message}; mount them side by side", target)
+            if not isinstance(relative, str) or len(relative) > PATH_LIMIT:
+                continue
+            mount = relative.strip("/")
+            if not mount:
+                continue
+            target = path((name, index, "relativeMountPath"), prefix)
+            if mount in exact:
+                message = f"{quoted(mount)} is the mount path of {exact[mount]} too"
+                yield Fault("DuplicateMountPath", f"{message}; give each volume its own", target)
+                continue
+            parents = [mount[:end] for end, character in enumerate(mount) if character == "/"]
+            around = next((parent for parent in parents if parent in exact), None)
+            other = (around, exact[around]) if around is not None else above.get(mount)
+            if other is not None:
+                message = f"{quoted(mount)} and {quoted(other[0])} ({other[1]}) lie in one another"
+                yield Fault("NestedMountPath", f"{message}; mount them side by side", target)
+            exact[mount] = target
+            for parent in parents:
+                above.setdefault(parent, (mount, target))
 
 
 def check_properties(properties: Mapping[str, Any], prefix: str) -> Iterator[Fault]:
@@ -68,7 +77,7 @@ def _unique(
                 continue
             target = path((name, index, key), prefix)
             if value in seen:
-                message = f"the {what} {value[:80]!r} is given twice, first at {seen[value]}"
+                message = f"the {what} {quoted(value)} is given twice, first at {seen[value]}"
                 yield Fault("DuplicateName", message, target)
             seen.setdefault(value, target)
 

@@ -8,7 +8,7 @@ from typing import Any
 from agent.schema.across import check_volumes
 from agent.schema.faults import path
 from agent.schema.mounts import MountVolumes
-from agent.schema.parse import unwrap, validated
+from agent.schema.parse import twice, unwrap, validated
 
 
 def parse_cluster(document: object, *, known_placeholders: Mapping[str, str]) -> MountVolumes:
@@ -20,15 +20,21 @@ def parse_cluster(document: object, *, known_placeholders: Mapping[str, str]) ->
     Raises:
         ValidationFailed: With every fault and its JSON path.
     """
-    properties, prefix, faults = unwrap(document, known_placeholders, what="the cluster")
-    setup = properties.get("nodeSetup")
-    if isinstance(setup, dict) and "mountVolumes" in setup:
-        volumes: Any = setup["mountVolumes"]
-        prefix = path(("nodeSetup", "mountVolumes"), prefix)
-    else:
-        volumes = properties.get("mountVolumes", {})
-        prefix = path(("mountVolumes",), prefix)
-    faults += check_volumes(volumes, prefix)
-    return validated(
-        MountVolumes, volumes, prefix, faults, code="InvalidCluster", what="the cluster"
-    )
+
+    def parse(known: Mapping[str, str]) -> MountVolumes:
+        properties, prefix, faults = unwrap(
+            document, known, code="InvalidCluster", what="the cluster"
+        )
+        setup = properties.get("nodeSetup")
+        if isinstance(setup, dict) and "mountVolumes" in setup:
+            volumes: Any = setup["mountVolumes"]
+            prefix = path(("nodeSetup", "mountVolumes"), prefix)
+        else:
+            volumes = properties.get("mountVolumes", {})
+            prefix = path(("mountVolumes",), prefix)
+        faults += check_volumes(volumes, prefix)
+        return validated(
+            MountVolumes, volumes, prefix, faults, code="InvalidCluster", what="the cluster"
+        )
+
+    return twice(parse, known_placeholders)[1]

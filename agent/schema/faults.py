@@ -19,7 +19,12 @@ _TYPES = {
     "model_type": "an object",
     "model_attributes_type": "an object",
     "float_type": "a number",
+    "string_unicode": "Unicode text, without lone surrogates",
 }
+
+
+#: Unknown names of one document that a likely one is looked for: the search is slow.
+GUESSES = 20
 
 
 def path(location: Sequence[int | str], prefix: str = "") -> str:
@@ -29,19 +34,23 @@ def path(location: Sequence[int | str], prefix: str = "") -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else str(part)
+            # Names are a user's: of any length, and with lone surrogates that no answer can hold.
+            name = part[:80].encode("utf-8", "backslashreplace").decode()
+            text += f".{name}" if text else name
     return text
 
 
 def translate(error: ValidationError, model: type[BaseModel], prefix: str) -> Iterator[Fault]:
     """Each of pydantic's findings as a fault; input values stay out, they may be keys."""
+    guesses = GUESSES
     for item in error.errors(include_url=False, include_input=False, include_context=True):
         location = tuple(part for part in item["loc"])
         target = path(location, prefix)
         kind = item["type"]
         if kind == "extra_forbidden":
             name = str(location[-1])
-            known = _field_names(model, location[:-1])
+            known = _field_names(model, location[:-1]) if guesses else []
+            guesses = max(0, guesses - 1)
             yield Fault("UnknownField", _unknown(name, known), target)
         elif kind == "missing":
             yield Fault("MissingField", f"{location[-1]} is missing", target)
@@ -58,7 +67,7 @@ def translate(error: ValidationError, model: type[BaseModel], prefix: str) -> It
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.6)
     message = f"there is no field {name[:80]!r} here"
     return f"{message}; did you mean {close[0]!r}?" if close else message
 

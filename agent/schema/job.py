@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic.alias_generators import to_camel
 
 from agent.schema import toolkits
@@ -14,18 +15,22 @@ from agent.schema.base import (
     Model,
     NonEmpty,
     OptionalRelativePath,
+    SecretText,
     Text,
     VariableName,
+    quoted,
     refuse,
 )
 from agent.schema.mounts import MountVolumes
 
 _ISO = re.compile(
     r"P(?:(?P<weeks>\d{1,6})W)?(?:(?P<days>\d{1,6})D)?"
-    r"(?:T(?:(?P<hours>\d{1,8})H)?(?:(?P<minutes>\d{1,8})M)?(?:(?P<seconds>\d{1,9})(?:\.\d+)?S)?)?"
+    r"(?:T(?:(?P<hours>\d{1,8})H)?(?:(?P<minutes>\d{1,8})M)?(?:(?P<seconds>\d{1,9})(?:\.\d+)?S)?)?",
+    re.ASCII,
 )
 _NET = re.compile(
-    r"(?:(?P<days>\d{1,6})\.)?(?P<hours>\d{1,2}):(?P<minutes>\d{2}):(?P<seconds>\d{2})(?:\.\d+)?"
+    r"(?:(?P<days>\d{1,6})\.)?(?P<hours>\d{1,2}):(?P<minutes>\d{2}):(?P<seconds>\d{2})(?:\.\d+)?",
+    re.ASCII,
 )
 _UNITS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 
@@ -38,7 +43,10 @@ def duration_seconds(value: str) -> int:
         parts = match.groupdict(default="0")
         seconds = sum(_UNITS[name] * int(number) for name, number in parts.items())
     if seconds <= 0:
-        refuse("InvalidValue", f"{value!r} is no duration; write it like P7D, PT30M or 7.00:00:00")
+        refuse(
+            "InvalidValue",
+            f"{quoted(value)} is no duration; write it like P7D, PT30M or 7.00:00:00",
+        )
     return seconds
 
 
@@ -49,7 +57,13 @@ def _duration(value: str) -> str:
 
 def _one_node(value: int) -> int:
     if value != 1:
-        refuse("NotSupported", f"this node runs jobs of one node, not of {value}; use nodeCount 1")
+        refuse("NotSupported", "this node runs jobs of one node; use nodeCount 1")
+    return value
+
+
+def _created(value: bool) -> bool:  # noqa: FBT001 -- pydantic calls it
+    if not value:
+        refuse("NotSupported", "this node always makes output directories; leave createNew out")
     return value
 
 
@@ -84,7 +98,7 @@ class OutputDirectory(Model):
     path_prefix: NonEmpty
     path_suffix: OptionalRelativePath | None = None
     type: Text | None = None
-    create_new: Literal[True] | None = None
+    create_new: Annotated[bool, AfterValidator(_created)] | None = None
 
 
 class EnvironmentVariable(Model):
@@ -98,7 +112,7 @@ class Secret(Model):
     """A variable whose value is never shown."""
 
     name: VariableName
-    value: SecretStr | None = None
+    value: SecretText | None = None
     value_secret_reference: Annotated[dict[str, Any] | None, AfterValidator(_no_reference)] = None
 
 
@@ -142,6 +156,25 @@ class JobSpec(Model):
     secrets: list[Secret] = Field(default_factory=list)
     constraints: Constraints = Field(default_factory=Constraints)
 
+    # The job before the account's key was put in place of its placeholder, and that key.
+    _shown: JobSpec | None = PrivateAttr(default=None)
+    _filled: tuple[SecretStr, ...] = PrivateAttr(default=())
+
+    def filled(self, shown: JobSpec, keys: Iterable[str]) -> JobSpec:
+        """This job, knowing what it looked like before ``keys`` were filled in."""
+        self._shown = shown
+        self._filled = tuple(SecretStr(key) for key in keys)
+        return self
+
+    @property
+    def shown(self) -> JobSpec:
+        """The job as it may be shown: with placeholders where a key was filled in."""
+        return self._shown or self
+
+    def holds_key(self, text: str) -> bool:
+        """Whether a key that was filled in is in ``text``."""
+        return any(key.get_secret_value() in text for key in self._filled)
+
     def _toolkit(self) -> tuple[str, toolkits.Toolkit]:
         for name, field in type(self).model_fields.items():
             settings = getattr(self, name)
@@ -168,4 +201,6 @@ class JobSpec(Model):
         found = [secret.value for secret in self.secrets]
         credentials = (volume.credentials for volume in self.mount_volumes.volumes)
         found.extend(given.account_key for given in credentials if given is not None)
-        return [value.get_secret_value() for value in found if value is not None]
+        found.extend(self._filled)
+        values = (value.get_secret_value() for value in found if value is not None)
+        return [value for value in values if value]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agent.schema.base import (
     AccountName,
@@ -13,9 +14,11 @@ from agent.schema.base import (
     Model,
     OctalMode,
     RelativePath,
+    SecretText,
     Text,
     account_name,
     is_share_name,
+    quoted,
     refuse,
 )
 
@@ -32,28 +35,30 @@ def _unsupported(what: str) -> Any:
 class Credentials(Model):
     """How to get at a storage account: its key."""
 
-    account_key: SecretStr | None = None
+    account_key: SecretText | None = None
     account_key_secret_reference: Annotated[
         dict[str, Any] | None, _unsupported("Key Vault references; give accountKey")
     ] = None
 
 
 def _share_url(value: str) -> str:
+    # A signature or a password in it must not come back in a message.
+    shown = quoted(re.sub(r"//.*@", "//", re.split(r"[?#]", value, maxsplit=1)[0]))
     try:
         parts = urlsplit(value)
         port_is_valid = parts.port is None or parts.port > 0
     except ValueError:
-        refuse("InvalidUrl", f"{value!r} is no URL; it should look like {_URL_FORM}")
+        refuse("InvalidUrl", f"{shown} is no URL; it should look like {_URL_FORM}")
     share = unquote(parts.path.strip("/"))
     if parts.scheme != "https" or not parts.hostname or not port_is_valid:
-        refuse("InvalidUrl", f"{value!r} is no file share's URL; it should look like {_URL_FORM}")
+        refuse("InvalidUrl", f"{shown} is no file share's URL; it should look like {_URL_FORM}")
     if parts.query or parts.fragment or parts.username or parts.password:
         refuse("InvalidUrl", "a file share's URL has no user, query or fragment")
     if not is_share_name(share):
         refuse(
             "InvalidUrl",
-            f"{share!r} is no share's name (3 to 63 lower-case letters, digits and single '-'); "
-            f"the URL should look like {_URL_FORM}",
+            f"{quoted(share)} is no share's name (3 to 63 lower-case letters, digits and single "
+            f"'-'); the URL should look like {_URL_FORM}",
         )
     return value
 
@@ -82,6 +87,12 @@ class AzureFileShare(Model):
         label = self.host.partition(".")[0]
         if self.account_name is None:
             account_name(label)
+        elif self.host.startswith(f"{label}.file.") and label != self.account_name:
+            refuse(
+                "InvalidValue",
+                f"accountName is {self.account_name!r}, but azureFileUrl is of the account "
+                f"{quoted(label)}; they must agree (accountName can be left out)",
+            )
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,9 @@ DEPTH_LIMIT = 32
 
 #: Strings, numbers, objects and arrays of a document together.
 SIZE_LIMIT = 100_000
+
+#: Faults of one document that are listed.
+FAULT_LIMIT = 1_000
 
 #: Keys beside ``properties`` in real files that say nothing to a node.
 _IGNORED = {"$schema", "name", "type", "id", "location", "tags"}
@@ -38,13 +41,47 @@ def parse_job(document: object, *, known_placeholders: Mapping[str, str]) -> Job
         ValidationFailed: With every fault and its JSON path. Nothing else is raised, whatever the
             document is.
     """
-    properties, prefix, faults = unwrap(document, known_placeholders, what="the job")
-    faults += check_properties(properties, prefix)
-    return validated(JobSpec, properties, prefix, faults, code="InvalidJob", what="the job")
+
+    def parse(known: Mapping[str, str]) -> JobSpec:
+        properties, prefix, faults = unwrap(document, known, code="InvalidJob", what="the job")
+        faults += check_properties(properties, prefix)
+        return validated(JobSpec, properties, prefix, faults, code="InvalidJob", what="the job")
+
+    shown, spec = twice(parse, known_placeholders)
+    if spec is shown:
+        return spec
+    return spec.filled(shown, (v for name, v in known_placeholders.items() if _is_secret(name)))
+
+
+def twice(
+    parse: Callable[[Mapping[str, str]], _Model], known: Mapping[str, str]
+) -> tuple[_Model, _Model]:
+    """What ``parse`` makes of a document without the keys among placeholders, and with them.
+
+    A fault quotes what it is about, and a job is shown to whoever may list jobs. Neither may hold
+    the node's key, wherever in the document somebody wrote its placeholder.
+
+    Raises:
+        ValidationFailed: Of the document as the user wrote it, or without any quotation.
+    """
+    shown = parse({name: name if _is_secret(name) else value for name, value in known.items()})
+    if not any(_is_secret(name) for name in known):
+        return shown, shown
+    try:
+        filled = parse(known)
+    except ValidationFailed as failed:
+        message = "this is not valid with the account's key in it; the key belongs in accountKey"
+        faults = [Fault(fault.code, message, fault.target) for fault in failed.details]
+        raise ValidationFailed(faults, code=failed.code) from None
+    return shown, shown if filled == shown else filled
+
+
+def _is_secret(placeholder: str) -> bool:
+    return "KEY" in placeholder
 
 
 def unwrap(
-    document: object, known_placeholders: Mapping[str, str], *, what: str
+    document: object, known_placeholders: Mapping[str, str], *, code: str, what: str
 ) -> tuple[dict[str, Any], str, list[Fault]]:
     """The properties of a resource, where they were, and what is wrong around them.
 
@@ -53,9 +90,10 @@ def unwrap(
     """
     too_large = _excess(document)
     if too_large is not None:
-        raise ValidationFailed([Fault("InvalidValue", too_large)], what=what)
+        raise ValidationFailed([Fault("InvalidValue", too_large)], code=code, what=what)
     if not isinstance(document, dict):
-        raise ValidationFailed([Fault("WrongType", "this should be an object")], what=what)
+        fault = Fault("WrongType", "this should be an object")
+        raise ValidationFailed([fault], code=code, what=what)
     faults: list[Fault] = []
     replaced = _replace(document, known_placeholders, (), faults)
     if "properties" not in replaced:
@@ -64,12 +102,11 @@ def unwrap(
     for name in replaced:
         if name != "properties" and name not in _IGNORED:
             message = f"there is no field {name[:80]!r} here; does it belong under 'properties'?"
-            faults.append(Fault("UnknownField", message, name))
+            faults.append(Fault("UnknownField", message, path((name,))))
     properties = replaced["properties"]
     if not isinstance(properties, dict):
-        raise ValidationFailed(
-            [*faults, Fault("WrongType", "this should be an object", "properties")], what=what
-        )
+        faults.append(Fault("WrongType", "this should be an object", "properties"))
+        raise ValidationFailed(faults, code=code, what=what)
     return properties, "properties", faults
 
 
@@ -92,6 +129,9 @@ def validated(
         result = model.model_validate(properties)
     except ValidationError as error:
         faults = [*translate(error, model, prefix), *faults]
+    if len(faults) > FAULT_LIMIT:
+        rest = f"{len(faults) - FAULT_LIMIT} more faults are not listed"
+        faults = [*faults[:FAULT_LIMIT], Fault("TooManyFaults", rest)]
     if result is None or faults:
         raise ValidationFailed(faults, code=code, what=what)
     return result
@@ -114,6 +154,8 @@ def _replace(
     for name, replacement in known.items():
         value = value.replace(name, replacement)
     for left in sorted(set(_PLACEHOLDER.findall(value))):
+        if left in known:
+            continue  # a key, left for later
         option = left.strip("<>").lower().removeprefix("azure_batchai_").replace("_", "-")
         message = (
             f"nothing is known to put in place of {left}; give --{option}-name or configure it"

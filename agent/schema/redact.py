@@ -12,6 +12,7 @@ def redacted(spec: JobSpec) -> dict[str, Any]:
 
     Batch AI's own answers had ``"credentials": {}``.
     """
+    spec = spec.shown
     document = spec.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"secrets": {"__all__": {"value"}}}
     )

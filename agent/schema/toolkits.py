@@ -19,8 +19,8 @@ def _one_process(value: int) -> int:
     if value != 1:
         refuse(
             "NotSupported",
-            f"this node starts one process for a job, not {value}; start more from the command, "
-            "such as with mpirun or torchrun",
+            "this node starts one process for a job; start more from the command, such as "
+            "with mpirun or torchrun",
         )
     return value
 
