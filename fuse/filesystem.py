@@ -27,7 +27,7 @@ from fuse.inodes import Inode, InodeTable, is_directory
 from fuse.namespace import Namespace
 from fuse.options import MountOptions
 from fuse.readahead import ReadAhead
-from fuse.volume import Attributes, Changes, Kind, Volume
+from fuse.volume import Attributes, Changes, Kind, Space, Volume
 
 log = structlog.get_logger("fuse")
 
@@ -38,6 +38,9 @@ _TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLIN
 
 #: Reported by statfs where the store has no limit: 1 PiB.
 _UNLIMITED = 1 << 50
+
+#: Seconds that statfs waits for the store.
+STATFS_PATIENCE = 1.0
 
 #: Errnos that tell of trouble with the store rather than of the caller's request.
 _TROUBLE = {errno.EIO, errno.ETIMEDOUT, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.ENOTCONN}
@@ -97,6 +100,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self.files: HandleTable[FileHandle] = HandleTable()
         self.directories: HandleTable[DirectoryHandle] = HandleTable()
         self._nursery = nursery
+        self._space = Space()
         timeout = options.attribute_timeout
         self.names = Namespace(
             volume, self.inodes, volume.attribute_timeout if timeout is None else timeout
@@ -355,8 +359,17 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
 
     @answers
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        """Capacity and limits."""
-        space = await self.volume.space()
+        """Capacity and limits; from memory when the store does not answer.
+
+        ``df``, health probes and daemons that look at every mount of the machine must not hang
+        because one store does.
+        """
+        with trio.move_on_after(STATFS_PATIENCE):
+            try:
+                self._space = await self.volume.space()
+            except OSError as error:
+                log.info("capacity is not known just now", reason=error.strerror or str(error))
+        space = self._space
         result = pyfuse3.StatvfsData()
         result.f_bsize = result.f_frsize = 4096
         result.f_blocks = (space.total or _UNLIMITED) // 4096

@@ -100,10 +100,10 @@ class BlobStore:
                 functools.partial(
                     self.client.get_container_properties,
                     # Somebody waits for this answer: a short patience, not that of a transfer.
-                    retry_total=2,
+                    retry_total=1,
                     connection_timeout=5,
-                    read_timeout=10,
-                    timeout=10,
+                    read_timeout=8,
+                    timeout=8,
                 ),
                 abandon_on_cancel=True,
                 limiter=self._threads,

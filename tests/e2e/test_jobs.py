@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 
@@ -309,3 +311,65 @@ def test_cluster_volumes(idle_agent, name):
     assert mounts_below(idle_agent.directory)
     subprocess.run(["umount", mounted[0]], check=True)
     idle_agent.configure()
+
+
+@pytest.mark.parametrize(
+    ("server", "code"), [("samba", "AZFMountError"), ("azurite", "BFSMountError")]
+)
+def test_a_server_that_hangs_ends_the_job_in_bounded_time(
+    idle_agent, private_storage, name, server, code
+):
+    idle_agent.storage = private_storage
+    (private_storage.share_directory / idle_agent.folder).mkdir(mode=0o777)
+    idle_agent.configure()
+    idle_agent.start()
+    pids = [one.pid for one in private_storage.servers if one.name == server]
+    # smbd serves each connection from a child, which is made by the parent that stands still.
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        idle_agent.submit(name, idle_agent.job("echo never", container=private_storage.container))
+        _, properties = idle_agent.wait(name, timeout=100)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert code in error_codes(properties), text_of(properties)
+    assert "ServerUnreachable" in text_of(properties)
+    assert not mounts_below(idle_agent.directory)
+
+
+def test_a_volume_s_server_goes_away_and_comes_back_while_the_job_writes(
+    idle_agent, private_storage, name, eventually
+):
+    """The job never notices, and not a byte of its output is missing in the end."""
+    from agent.dev import storage as dev
+
+    idle_agent.storage = private_storage
+    folder = private_storage.share_directory / idle_agent.folder
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    idle_agent.configure()
+    config = idle_agent.config.read_text()
+    idle_agent.config.write_text(config.replace("drain_timeout_s = 5", "drain_timeout_s = 60"))
+    idle_agent.start()
+    idle_agent.submit(name, idle_agent.job("for i in $(seq 40); do echo $i; sleep 0.25; done"))
+    stdout = idle_agent.on_share(idle_agent.show(name), "stdouterr", "stdout.txt")
+    eventually(lambda: stdout.exists() and stdout.read_text().startswith("1\n2\n"), deadline=40)
+    dev.down(private_storage.directory, services=["samba"])
+    lines = len(stdout.read_text().splitlines())
+    eventually(
+        lambda: (
+            json.loads(idle_agent.run("job", "file", "list", "-j", name, "-o", "json").stdout)[0][
+                "properties"
+            ]["contentLength"]
+            >= 0
+        ),
+        deadline=20,
+    )
+    dev.up(private_storage.directory, services=["samba"])
+    code, properties = idle_agent.wait(name, timeout=100)
+    assert code == 0, text_of(properties)
+    logs = "".join(p.read_text() for p in idle_agent.directory.rglob("*.log"))
+    assert properties["executionInfo"]["errors"] in ([], None), text_of(properties) + logs
+    assert lines < 40
+    assert stdout.read_text() == "".join(f"{i}\n" for i in range(1, 41))
