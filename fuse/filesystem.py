@@ -8,17 +8,17 @@ request never takes the mount away from everybody else.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pyfuse3
 import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
+from fuse.answers import answers
 from fuse.cache import MemoryCache
 from fuse.content import Content
 from fuse.errors import fail
@@ -31,9 +31,6 @@ from fuse.volume import Attributes, Changes, Kind, Space, Volume
 
 log = structlog.get_logger("fuse")
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
 _TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
 
 #: Reported by statfs where the store has no limit: 1 PiB.
@@ -41,38 +38,6 @@ _UNLIMITED = 1 << 50
 
 #: Seconds that statfs waits for the store.
 STATFS_PATIENCE = 1.0
-
-#: Errnos that tell of trouble with the store rather than of the caller's request.
-_TROUBLE = {errno.EIO, errno.ETIMEDOUT, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.ENOTCONN}
-
-
-def answers(
-    handler: Callable[Parameters, Awaitable[Result]],
-) -> Callable[Parameters, Awaitable[Result]]:
-    """Give the kernel an errno for whatever a handler raises."""
-
-    @functools.wraps(handler)
-    async def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        try:
-            return await handler(*args, **kwargs)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            if number in _TROUBLE:
-                log.warning(
-                    "request failed",
-                    operation=handler.__name__,
-                    errno=errno.errorcode.get(number, number),
-                    reason=error.strerror or str(error),
-                    path=error.filename,
-                )
-            raise pyfuse3.FUSEError(number) from error
-        except pyfuse3.FUSEError:
-            raise
-        except Exception as error:
-            log.exception("defect in a file system handler", operation=handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from error
-
-    return wrapper
 
 
 class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is untyped

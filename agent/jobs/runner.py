@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -304,8 +303,10 @@ class JobRunner:
         config, plan = self._node.config, self.plan()
         cgroup = self._cgroup()
         if cgroup is not None:
-            with contextlib.suppress(OSError):
+            try:
                 cgroups.create(cgroup.parent, cgroup.name)
+            except OSError as error:
+                self._log.warning("no cgroup for the job", path=str(cgroup), error=str(error))
             cgroup = cgroup if cgroup.is_dir() else None
         user = self._node.user
         document = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -146,9 +145,11 @@ class MountManager:
             record.write(self._paths.record(volume.id))
             self._put(_Entry(record, "mounting"))
             if self._cgroup is not None:
-                with contextlib.suppress(OSError):
+                try:
                     group = cgroups.create(self._cgroup, f"mount-{volume.id}")
                     cgroups.enter(group, identity.pid)
+                except OSError as error:
+                    log.warning("no cgroup for the driver", volume=volume.id, error=str(error))
 
         started = trio.current_time()
         try:
