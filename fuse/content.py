@@ -21,7 +21,7 @@ from fuse.cache import MemoryCache
 from fuse.ranges import RangeSet
 from fuse.readahead import ReadAhead
 from fuse.reader import Reader
-from fuse.volume import Attributes, Changes, Volume
+from fuse.volume import Attributes, Changes, Staged, Volume
 
 #: Bytes brought over at a time when an open file loses its name.
 LOCALISE_CHUNK = 4 * 1024 * 1024
@@ -76,6 +76,11 @@ class Content:
     def dirty_ranges(self) -> list[tuple[int, int]]:
         """What has been written since the base version."""
         return list(self._dirty)
+
+    @property
+    def staged(self) -> list[Staged]:
+        """What the store has already of the new content."""
+        return []
 
     def attributes(self) -> Attributes:
         """The file's attributes as programs on this node see them now."""

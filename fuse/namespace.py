@@ -140,6 +140,6 @@ class Namespace:
             content is not None
             and not content.modified
             and content.base.version != node.attributes.version
-            and self._volume.continues(content.base, node.attributes)
+            and await self._volume.continues(node.path(), content.base, node.attributes)
         ):
             await content.rebase(node.attributes)

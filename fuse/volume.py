@@ -42,6 +42,7 @@ class Attributes:
         gid: Group, or None where the volume does not keep it.
         file_id: A number that stays with the file across renames, or None where there is none.
         metadata: What else the store keeps with the entry and an overwrite must carry over.
+        xattrs: Extended attributes (xattr(7)), full names with their namespace, sorted.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Attributes:
     gid: int | None = None
     file_id: int | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    xattrs: tuple[tuple[str, bytes], ...] = ()
 
     def changed(self, **fields: Any) -> Attributes:
         """A copy with some fields replaced."""
@@ -70,15 +72,25 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Attributes to set; None leaves one as it is."""
+    """Attributes to set; None leaves one as it is.
+
+    Attributes:
+        mode: Permission bits.
+        uid: Owner.
+        gid: Group.
+        mtime_ns: Modification time, nanoseconds since the epoch.
+        xattrs: Extended attributes to set, or with None to remove; each name at most once.
+    """
 
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
     mtime_ns: int | None = None
+    xattrs: tuple[tuple[str, bytes | None], ...] = ()
 
     def __bool__(self) -> bool:
-        return any(x is not None for x in (self.mode, self.uid, self.gid, self.mtime_ns))
+        numbers = (self.mode, self.uid, self.gid, self.mtime_ns)
+        return bool(self.xattrs) or any(number is not None for number in numbers)
 
     def merged(self, later: Changes) -> Changes:
         """These changes with ``later`` ones on top."""
@@ -87,6 +99,7 @@ class Changes:
             uid=self.uid if later.uid is None else later.uid,
             gid=self.gid if later.gid is None else later.gid,
             mtime_ns=self.mtime_ns if later.mtime_ns is None else later.mtime_ns,
+            xattrs=tuple(sorted({**dict(self.xattrs), **dict(later.xattrs)}.items())),
         )
 
 
@@ -96,6 +109,21 @@ class Space:
 
     total: int = 0
     free: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A part of new content that the store has already, and that no reader sees before a commit.
+
+    Attributes:
+        start: Offset of its first byte.
+        end: Offset behind its last byte.
+        identifier: The store's name for it: a block id as the SDK takes it.
+    """
+
+    start: int
+    end: int
+    identifier: str
 
 
 class DirtyContent(Protocol):
@@ -123,6 +151,14 @@ class DirtyContent(Protocol):
         """Bytes of the base version that the new content still shows (after truncations)."""
         ...
 
+    @property
+    def staged(self) -> Sequence[Staged]:
+        """What :meth:`Volume.stage` sent that still holds the new content; ascending, disjoint.
+
+        A hint: a commit may send any of it again.
+        """
+        ...
+
     async def read(self, offset: int, size: int) -> bytes | memoryview:
         """``size`` bytes of the new content (overlay, base and zeros) at ``offset``."""
         ...
@@ -134,6 +170,11 @@ class Volume(Protocol):
 
     #: ``account/container`` or ``//server/share``: what mountinfo shows as the source.
     source: str
+    #: The same for the same volume on every node and at every time, and for no other volume:
+    #: ``blob:https://account.blob.core.windows.net/container``. Keys of caches and journals.
+    identity: str
+    #: Whether extended attributes can be kept.
+    keeps_xattrs: bool
     #: Largest number of bytes that one read request should ask for.
     preferred_read: int
     #: Commit dirty data this often (seconds) while a file is open; None: on fsync and close only.
@@ -167,7 +208,23 @@ class Volume(Protocol):
         """Make ``content`` the file's content, durably, and return the new attributes.
 
         ``base`` is the version that the file was opened at, None for a file that must not exist
-        yet. ESTALE (EEXIST for a new file) when the store holds something else by now.
+        yet. ESTALE (EEXIST for a new file) when the store holds something else by now. What it
+        holds may be this very content, committed by an earlier try whose answer was lost: that is
+        recognised, and is a success.
+        """
+        ...
+
+    def staging_size(self, offset: int) -> int:
+        """Bytes worth sending ahead of a commit, from ``offset`` of a new content on; 0: none."""
+        ...
+
+    async def stage(
+        self, path: str, base: Attributes, start: int, body: bytes | memoryview
+    ) -> Staged | None:
+        """Send new content from ``start`` on ahead of a commit, which then need not send it.
+
+        None where the store would not take it so. Nothing becomes visible; what is never
+        committed vanishes in time.
         """
         ...
 
@@ -205,6 +262,10 @@ class Volume(Protocol):
         """
         ...
 
+    async def exchange(self, one: str, other: str) -> None:
+        """Let two names change places (renameat2(2), RENAME_EXCHANGE). EINVAL where impossible."""
+        ...
+
     async def symlink(self, path: str, target: str) -> Attributes:
         """Create a symbolic link. EEXIST."""
         ...
@@ -217,7 +278,7 @@ class Volume(Protocol):
         """Capacity, for ``statfs``."""
         ...
 
-    def continues(self, old: Attributes, new: Attributes) -> bool:
+    async def continues(self, path: str, old: Attributes, new: Attributes) -> bool:
         """Whether a file opened at ``old`` may be read on at ``new``, found in its place since.
 
         True where a file is one living thing (a share), or has only grown (an append blob); False
@@ -249,6 +310,7 @@ __all__ = [
     "Kind",
     "Progress",
     "Space",
+    "Staged",
     "Volume",
     "VolumeFactory",
 ]

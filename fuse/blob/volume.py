@@ -22,7 +22,7 @@ from fuse.blob.blocks import Block, Keep, Send, plan
 from fuse.blob.store import BlobStore
 from fuse.errors import fail
 from fuse.groups import single_error
-from fuse.volume import Attributes, Changes, DirtyContent, Entry, Kind, Progress, Space
+from fuse.volume import Attributes, Changes, DirtyContent, Entry, Kind, Progress, Space, Staged
 
 MIB = 1024 * 1024
 
@@ -48,9 +48,11 @@ class BlobVolume:
     commit_interval: float | None = None
     name_max = 255
     attribute_timeout = 10.0
+    keeps_xattrs = False
 
     def __init__(self, store: BlobStore) -> None:
         self.source = f"{store.account}/{store.container}"
+        self.identity = f"blob:{store.endpoint}/{store.container}"
         self._store = store
         self._client = store.client
 
@@ -214,10 +216,29 @@ class BlobVolume:
             mtime_ns=attributes.mtime_ns if changes.mtime_ns is None else changes.mtime_ns
         )
 
-    def continues(self, old: Attributes, new: Attributes) -> bool:
+    async def continues(self, path: str, old: Attributes, new: Attributes) -> bool:
         """A block blob that changed was replaced as a whole."""
-        del old, new
+        del path, old, new
+        await trio.lowlevel.checkpoint()
         return False
+
+    async def exchange(self, one: str, other: str) -> None:
+        """A flat container has no such operation. EINVAL."""
+        await trio.lowlevel.checkpoint()
+        fail(errno.EINVAL, one, f"cannot change places with {other}")
+
+    def staging_size(self, offset: int) -> int:
+        """Nothing is sent ahead."""
+        del offset
+        return 0
+
+    async def stage(
+        self, path: str, base: Attributes, start: int, body: bytes | memoryview
+    ) -> Staged | None:
+        """Nothing is sent ahead."""
+        del path, base, start, body
+        await trio.lowlevel.checkpoint()
+        return None
 
     async def space(self) -> Space:
         """A container has no limit that anyone would meet."""

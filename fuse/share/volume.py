@@ -17,7 +17,7 @@ from fuse.share.handshake import Target, Timeouts
 from fuse.share.link import Link
 from fuse.share.state import FileState
 from fuse.share.transfer import finish, read_range, write_content
-from fuse.volume import Attributes, Changes, DirtyContent, Entry, Kind, Progress, Space
+from fuse.volume import Attributes, Changes, DirtyContent, Entry, Kind, Progress, Space, Staged
 
 #: Whole files up to this size are opened, read and closed in one request.
 _SMALL = 256 * 1024
@@ -32,8 +32,12 @@ class ShareVolume:
     it became shorter.
     """
 
-    def __init__(self, source: str, link: Link, files: Files, handles: ReadHandles) -> None:
+    def __init__(
+        self, source: str, identity: str, link: Link, files: Files, handles: ReadHandles
+    ) -> None:
         self.source = source
+        self.identity = identity
+        self.keeps_xattrs = False
         self.preferred_read = 1024 * 1024
         #: Followers of a log see it grow.
         self.commit_interval: float | None = 1.0
@@ -81,7 +85,8 @@ class ShareVolume:
             try:
                 await link.open()
                 nursery.start_soon(handles.reap)
-                yield cls(source, link, files, handles)
+                identity = f"share:{endpoint}/{share}"
+                yield cls(source, identity, link, files, handles)
             except Exception as error:  # noqa: BLE001 -- raised again below
                 failure = error
             nursery.cancel_scope.cancel()
@@ -265,6 +270,24 @@ class ShareVolume:
 
         return await self._link.run(move)
 
+    async def exchange(self, one: str, other: str) -> None:
+        """SMB has no such operation. EINVAL."""
+        await trio.lowlevel.checkpoint()
+        fail(errno.EINVAL, one, f"two names of a share cannot change places ({other})")
+
+    def staging_size(self, offset: int) -> int:
+        """Nothing is sent ahead: an SMB write is visible at once."""
+        del offset
+        return 0
+
+    async def stage(
+        self, path: str, base: Attributes, start: int, body: bytes | memoryview
+    ) -> Staged | None:
+        """Nothing is sent ahead."""
+        del path, base, start, body
+        await trio.lowlevel.checkpoint()
+        return None
+
     async def symlink(self, path: str, target: str) -> Attributes:
         """Create a symbolic link, as a small file (``mfsymlinks``). EEXIST."""
         return await self._make(path, symlinks.encode(target))
@@ -279,8 +302,10 @@ class ShareVolume:
         total, free = await self._link.run(lambda channel, _: self._files.space(channel))
         return Space(total, free)
 
-    def continues(self, old: Attributes, new: Attributes) -> bool:
+    async def continues(self, path: str, old: Attributes, new: Attributes) -> bool:
         """A file on a share is one living thing; another file in its place is not."""
+        del path
+        await trio.lowlevel.checkpoint()
         return None in {old.file_id, new.file_id} or old.file_id == new.file_id
 
     def statistics(self) -> dict[str, int | float]:

@@ -15,6 +15,8 @@ class MemoryVolume:
     """Files by path; each commit makes a new version."""
 
     source = "memory"
+    identity = "memory:test"
+    keeps_xattrs = False
     preferred_read = 64
     commit_interval = None
     name_max = 255
