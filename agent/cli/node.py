@@ -68,5 +68,7 @@ def mounts(output: str, socket: Path | None) -> None:
     show(found, MOUNTS, output, items=found)
     if output == "table":
         for mount in found:
+            for warning in mount["warnings"]:
+                click.echo(f"warning: {mount['mountpoint']}: {warning}", err=True)
             if mount["hint"]:
                 click.echo(f"hint: {mount['mountpoint']}: {mount['hint']}", err=True)

@@ -75,15 +75,37 @@ def create(root: str, path: str, *, uid: int, gid: int) -> None:
             following = os.open(part, _DIRECTORY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = following
-            if made and os.geteuid() == 0:
-                try:
-                    os.fchown(descriptor, uid, gid)
-                except OSError as error:
-                    # Volumes without owners of their own show the job's user anyhow.
-                    if error.errno not in {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}:
-                        raise
+            if made:
+                _give(descriptor, uid, gid)
     finally:
         os.close(descriptor)
+
+
+def write(root: str, path: str, text: str, *, uid: int, gid: int) -> None:
+    """Write a small file below a root, whole or not at all; it gets this owner.
+
+    Raises:
+        OSError: ELOOP or ENOTDIR where there is a link or a file on the way.
+        ValueError: The path is not relative.
+    """
+    directory, _, name = path.rpartition("/")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with opened(root, directory, directory=True) as above:
+        descriptor = os.open(name, flags, 0o666, dir_fd=above)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            _give(descriptor, uid, gid)
+            file.write(text)
+
+
+def _give(descriptor: int, uid: int, gid: int) -> None:
+    if os.geteuid() != 0:
+        return
+    try:
+        os.fchown(descriptor, uid, gid)
+    except OSError as error:
+        # Volumes without owners of their own show the job's user anyhow.
+        if error.errno not in {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise
 
 
 def listing(root: str, path: str) -> list[FileEntry]:

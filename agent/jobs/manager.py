@@ -209,7 +209,6 @@ class JobManager:
             job = runner.record.id
             config = self._node.config.node
             layout = steps.layout_of(job, self._node.config)
-            self._node.mounts.forget_caches(job.uuid)
             # A job may leave millions of files; there is no deadline to name for that.
             await trio.to_thread.run_sync(lambda: steps.remove_job(layout))
             await trio.to_thread.run_sync(lambda: steps.remove_state(config.state_dir, job.uuid))
@@ -240,6 +239,10 @@ class JobManager:
     async def wait_changed(self, key: JobKey, last_seen: int) -> Job:
         """The job, as soon as its revision is another one."""
         return (await self._find(key).wait_changed(last_seen)).job()
+
+    async def ask_mounts(self) -> None:
+        """Ask the drivers how they are."""
+        await self._node.mounts.ask()
 
     def mounts(self) -> MountList:
         """Every volume that is mounted or ought to be."""

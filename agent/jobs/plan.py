@@ -268,7 +268,7 @@ def resolve_volumes(
             document |= {
                 "id": name,
                 "runDir": os.fspath(config.node.run_dir / "mounts" / name),
-                "cacheDir": os.fspath(config.node.cache_dir / name),
+                "cacheDir": os.fspath(config.node.cache_dir),
             }
             kind = document["kind"]
             found.append(Volume(name, kind, source, mountpoint, owner, job, document))

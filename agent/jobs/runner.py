@@ -253,6 +253,11 @@ class JobRunner:
         for output in (plan.stdouterr, *plan.outputs.values()):
             work = steps.output_creator(output, plan.layout, user)
             await self.blocking.run(work, timeout_s=60)
+        await self._node.mounts.ask()
+        warnings = self._node.mounts.warnings(self.record.id.uuid)
+        if warnings:
+            work = steps.execution_log(plan.stdouterr, warnings, user)
+            await self.blocking.run(work, timeout_s=60)
         return StepDone()
 
     async def _supervise(self) -> Event:

@@ -101,6 +101,8 @@ class MountStatus:
     error: str | None = None
     """Why it failed, in words."""
     hint: str | None = None
+    warnings: tuple[str, ...] = ()
+    """What is mounted, but not quite as was asked for, or needs a look."""
 
 
 # The protocol's own method ``list`` hides the builtin from the annotations after it.
@@ -176,6 +178,10 @@ class JobService(Protocol):
 
     async def wait_changed(self, key: JobKey, last_seen: int) -> Job:
         """The job, as soon as its revision is another one than ``last_seen``."""
+        ...
+
+    async def ask_mounts(self) -> None:
+        """Ask the drivers how they are, so that :meth:`mounts` tells of now. A few seconds."""
         ...
 
     def mounts(self) -> MountList:

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.config import Config, JobUser
@@ -16,6 +17,8 @@ from agent.jobs.layout import JobId, JobLayout, OutputPath
 from agent.jobs.service import JobError
 from agent.mounts import mountinfo
 from agent.mounts.manager import remove_mountpoints
+
+EXECUTION_LOG = "execution.log"
 
 
 def layout_of(job: JobId, config: Config) -> JobLayout:
@@ -58,6 +61,28 @@ def output_creator(output: OutputPath, layout: JobLayout, user: JobUser) -> Call
             ) from error
 
     return create
+
+
+def execution_log(output: OutputPath, warnings: Sequence[str], user: JobUser) -> Callable[[], None]:
+    """Work that tells the job's owner, beside stdout and stderr, what the node warns of.
+
+    The file has the name that Batch AI gave its own; there is none where nothing is to be told.
+    """
+    stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+    text = "".join(f"{stamp} warning: {warning}\n" for warning in warnings)
+    path = f"{output.relative}/{EXECUTION_LOG}".lstrip("/")
+
+    def write() -> None:
+        try:
+            beneath.write(output.volume_root, path, text, uid=user.uid, gid=user.gid)
+        except OSError as error:
+            raise BatchError(
+                "OutputDirectoryFailed",
+                f"cannot write {output.path}/{EXECUTION_LOG}: {error.strerror or error}",
+                hint="is there room on the volume, and may this account write to it?",
+            ) from error
+
+    return write
 
 
 def remove_mounts(layout: JobLayout) -> None:

@@ -24,6 +24,7 @@ from agent.secrets import sync_directory
 
 COMMAND = (sys.executable, "-I", "-m", "fuse.main", "run")
 _EXIT_S = 5.0
+_STATUS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,6 @@ class Paths:
         if owner == CLUSTER:
             return self.state_dir / "drivers" / f"{volume}.log"
         return self.state_dir / "jobs" / owner / f"driver-{volume}.log"
-
-    def cache(self, volume: str) -> Path:
-        """The driver's cache, and what could not be committed."""
-        return self.cache_dir / volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +214,18 @@ async def serves(record: DriverRecord, paths: Paths) -> bool:
     return not status.get("stopping", False)
 
 
+async def warnings(record: DriverRecord, paths: Paths) -> tuple[str, ...] | None:
+    """What the driver wants people to know of its volume; None when it does not answer."""
+    try:
+        status = await control.request(
+            paths.runtime(record.id) / "control.sock", "status", timeout_s=_STATUS_S
+        )
+    except (control.ControlError, control.ControlUnavailable):
+        return None
+    told = status.get("warnings", [])
+    return tuple(str(text) for text in told) if isinstance(told, list) else ()
+
+
 async def unmount(record: DriverRecord, paths: Paths, *, timeout_s: float) -> MountFailure | None:
     """Unmount a volume: asked for, and if that does not help, forced.
 
@@ -224,7 +233,10 @@ async def unmount(record: DriverRecord, paths: Paths, *, timeout_s: float) -> Mo
         What went wrong with its data; whatever that was, the volume is unmounted.
     """
     failure: MountFailure | None = None
-    hint = f"what is not stored is kept in {paths.cache(record.id)}"
+    hint = (
+        f"what is not stored is kept in {paths.cache_dir}, and is stored when the volume is "
+        f"mounted again; see: batchai-mount recover {paths.cache_dir}"
+    )
     if record.identity.is_alive() and is_mounted(record.mountpoint):
         socket = paths.runtime(record.id) / "control.sock"
         try:

@@ -33,6 +33,7 @@ class _Entry:
     state: State
     error: str | None = None
     hint: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class MountManager:
@@ -96,8 +97,32 @@ class MountManager:
         entry = self._entries.get(volume)
         return entry is not None and entry.state == "mounted"
 
+    async def ask(self) -> None:
+        """Ask every driver how it is, so that :meth:`statuses` tells of now. A few seconds."""
+
+        async def ask(entry: _Entry) -> None:
+            told = await driver.warnings(entry.record, self._paths)
+            if self._entries.get(entry.record.id) is not entry:
+                return  # mounted or unmounted meanwhile
+            silent = "its driver does not answer" if told is None else None
+            self._put(replace(entry, error=silent, warnings=told or ()))
+
+        async with trio.open_nursery() as nursery:
+            for entry in self._entries.values():
+                if entry.state == "mounted":
+                    nursery.start_soon(ask, entry)
+
+    def warnings(self, owner: str) -> list[str]:
+        """What an owner's drivers warned of at the last :meth:`ask`."""
+        return [
+            f"{entry.record.source}: {warning}"
+            for entry in self._entries.values()
+            if entry.record.owner == owner
+            for warning in entry.warnings
+        ]
+
     def statuses(self) -> list[MountStatus]:
-        """Every volume, for the operator."""
+        """Every volume, for the operator, as of the last :meth:`ask`."""
         return [
             MountStatus(
                 id=entry.record.id,
@@ -110,6 +135,7 @@ class MountManager:
                 pid=entry.record.identity.pid if entry.record.identity.is_alive() else None,
                 error=entry.error,
                 hint=entry.hint,
+                warnings=entry.warnings,
             )
             for entry in self._entries.values()
         ]
@@ -198,7 +224,6 @@ class MountManager:
             )
             self._forget(volume)
             if failure is None:
-                shutil.rmtree(self._paths.cache(volume), ignore_errors=True)
                 log.info("unmounted", volume=volume, source=entry.record.source)
                 return
         log.error(
@@ -216,12 +241,6 @@ class MountManager:
         self._paths.record(volume).unlink(missing_ok=True)
         if self._cgroup is not None:
             cgroups.remove(self._cgroup / f"mount-{volume}")
-
-    def forget_caches(self, owner: str) -> None:
-        """Remove what could not be committed of a job's volumes, at the job's end for good."""
-        for file in self._paths.log(owner, "x").parent.glob("driver-*.log"):
-            volume = file.stem.removeprefix("driver-")
-            shutil.rmtree(self._paths.cache(volume), ignore_errors=True)
 
     async def _watch(self, record: DriverRecord) -> None:
         await processes.wait_ended(record.identity)

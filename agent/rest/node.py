@@ -39,7 +39,9 @@ async def health(request: Request) -> Response:
 
 async def mounts(request: Request) -> Response:
     """GET /node/mounts: every volume that is, or should be, mounted."""
-    value = [mount_resource(mount) for mount in context_of(request).service.mounts()]
+    service = context_of(request).service
+    await service.ask_mounts()
+    value = [mount_resource(mount) for mount in service.mounts()]
     return JSONResponse({"value": value})
 
 

@@ -140,4 +140,5 @@ def mount_resource(mount: MountStatus) -> dict[str, Any]:
         "pid": mount.pid,
         "error": mount.error,
         "hint": mount.hint,
+        "warnings": list(mount.warnings),
     }

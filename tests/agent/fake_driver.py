@@ -32,7 +32,8 @@ async def main(spec: dict) -> None:
     done = trio.Event()
 
     async def status() -> dict:
-        return {"stopping": False}
+        warnings = ["--made-up changes nothing here"] if behaviour == "warns" else []
+        return {"stopping": False, "warnings": warnings}
 
     async def unmount() -> dict:
         if behaviour == "stuck":

@@ -200,6 +200,39 @@ async def test_job_that_loses_data_fails(rig: Rig) -> None:
     assert job.errors[0].code == "OutputNotCommitted"
 
 
+async def test_what_a_driver_warns_of_reaches_the_job_and_the_operator(rig: Rig) -> None:
+    await rig.jobs.create(KEY, with_volumes("true", "warns"))
+    await rig.ended()
+    names = [entry.name for entry in await rig.jobs.list_files(KEY, "stdouterr", ".")]
+    assert names == ["execution.log", "stderr.txt", "stdout.txt"]
+    log = await rig.jobs.read_file(KEY, "stdouterr", "execution.log", 0, 1000)
+    assert log.decode().endswith(" warning: //warns/share: --made-up changes nothing here\n")
+    one = volume(rig, "warns")
+    await rig.mounts.mount(one)
+    await rig.jobs.ask_mounts()
+    (status,) = rig.jobs.mounts()
+    assert status.warnings == ("--made-up changes nothing here",)
+    await rig.mounts.unmount(one.id)
+
+
+async def test_a_driver_that_no_longer_answers_is_seen(rig: Rig) -> None:
+    one = volume(rig)
+    await rig.mounts.mount(one)
+    (status,) = rig.mounts.statuses()
+    assert status.pid is not None
+    os.kill(status.pid, signal.SIGSTOP)
+    try:
+        await rig.jobs.ask_mounts()
+        (status,) = rig.jobs.mounts()
+        assert status.error == "its driver does not answer"
+    finally:
+        os.kill(status.pid, signal.SIGCONT)
+    await rig.jobs.ask_mounts()
+    (status,) = rig.jobs.mounts()
+    assert status.error is None
+    await rig.mounts.unmount(one.id)
+
+
 async def test_termination_while_mounting(rig: Rig) -> None:
     await rig.jobs.create(KEY, with_volumes("echo never", "hangs", "well"))
     await rig.until(KEY, lambda job: job.step == "mount")

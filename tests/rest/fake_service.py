@@ -169,6 +169,9 @@ class FakeService:
             await self.changed.wait()
         return job
 
+    async def ask_mounts(self):
+        await trio.lowlevel.checkpoint()
+
     def mounts(self) -> list[MountStatus]:
         return [
             MountStatus(
