@@ -1,0 +1,98 @@
+"""Letting go of requests whose caller is to end, while the store does not answer.
+
+The kernel tells a FUSE file system of signals (FUSE_INTERRUPT), but pyfuse3 does not pass that on,
+and a task whose request is being served waits for its answer even when it is killed. So whoever
+waits for longer than a moment is looked up in ``/proc``: requests that only ask something are
+given up with EINTR once their caller has a signal that is meant to end it.
+
+Requests that change something are not cut short: nobody would know what became of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from fuse.errors import fail
+
+#: How often to look (seconds), and how long a request may be under way before it is looked at.
+INTERVAL = 0.5
+
+#: Signals that people and service managers send to end a program.
+ENDING = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+#: Flag of a task that is on its way out (include/linux/sched.h), in field 9 of proc(5)'s stat.
+_PF_EXITING = 0x4
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    pid: int
+    since: float
+    scope: trio.CancelScope
+
+
+class Interrupts:
+    """The requests under way whose caller is known.
+
+    Args:
+        proc: Where proc(5) is mounted.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self.interrupted = 0
+        self._proc = proc
+        self._requests: set[_Request] = set()
+
+    @contextmanager
+    def watched(self, pid: int) -> Iterator[None]:
+        """Serve a request of thread ``pid`` (0: unknown, of another namespace) in here.
+
+        Raises:
+            OSError: EINTR when the caller is to end and the request was given up.
+        """
+        with trio.CancelScope() as scope:
+            request = _Request(pid, trio.current_time(), scope)
+            self._requests.add(request)
+            try:
+                yield
+            finally:
+                self._requests.discard(request)
+        if scope.cancelled_caught:
+            self.interrupted += 1
+            fail(errno.EINTR)
+
+    async def watch(self) -> None:
+        """Look after the requests until cancelled."""
+        while True:
+            await trio.sleep(INTERVAL)
+            now = trio.current_time()
+            for request in list(self._requests):
+                waiting = now - request.since >= INTERVAL
+                if waiting and request.pid and is_ending(request.pid, self._proc):
+                    request.scope.cancel()
+
+
+def is_ending(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a thread is exiting, or has a pending and unblocked signal of :data:`ENDING`."""
+    directory = proc / str(pid)
+    try:
+        status = (directory / "status").read_text("ascii", errors="replace")
+        stat = (directory / "stat").read_text("ascii", errors="replace")
+    except OSError:
+        return True  # nobody is left to take the answer
+    if int(stat.rpartition(")")[2].split()[6]) & _PF_EXITING:
+        return True
+    masks = {"SigPnd": 0, "ShdPnd": 0, "SigBlk": 0}
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name in masks:
+            masks[name] = int(value, 16)
+    deliverable = (masks["SigPnd"] | masks["ShdPnd"]) & ~masks["SigBlk"]
+    return any(deliverable >> (number - 1) & 1 for number in ENDING)
