@@ -6,11 +6,13 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import structlog
 import trio
+from pydantic import BaseModel, ValidationError
 
 log = structlog.get_logger("fuse")
 
@@ -21,6 +23,35 @@ _REQUEST_LIMIT = 64 * 1024
 _REQUEST_TIMEOUT = 30.0
 
 Operation = Callable[[], Awaitable[dict[str, Any]]]
+
+Arguments = TypeVar("Arguments", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepting(Generic[Arguments]):
+    """An operation with arguments: the object ``args`` of the request.
+
+    Attributes:
+        model: What they have to be.
+        perform: Does it.
+    """
+
+    model: type[Arguments]
+    perform: Callable[[Arguments], Awaitable[dict[str, Any]]]
+
+    async def __call__(self, given: object) -> dict[str, Any]:
+        """Check the arguments, and do it. Faults are named by place, never with a value."""
+        try:
+            arguments = self.model.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = ".".join(("args", *(str(part) for part in first["loc"])))
+            said = first["msg"].removeprefix("Value error, ")
+            raise ControlError("InvalidArgument", f"{place}: {said}") from None
+        return await self.perform(arguments)
+
+
+Handler = Operation | Accepting[Any]
 
 
 class ControlError(Exception):
@@ -50,7 +81,7 @@ def listen(path: Path) -> socket.socket:
     return sock
 
 
-async def serve(sock: socket.socket, operations: Mapping[str, Operation]) -> None:
+async def serve(sock: socket.socket, operations: Mapping[str, Handler]) -> None:
     """Answer requests until cancelled."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
@@ -60,7 +91,7 @@ async def serve(sock: socket.socket, operations: Mapping[str, Operation]) -> Non
     await trio.serve_listeners(handler, [listener])
 
 
-async def _answer(stream: trio.SocketStream, operations: Mapping[str, Operation]) -> None:
+async def _answer(stream: trio.SocketStream, operations: Mapping[str, Handler]) -> None:
     async with stream:
         try:
             pending = b""
@@ -80,7 +111,7 @@ async def _answer(stream: trio.SocketStream, operations: Mapping[str, Operation]
             return  # the client went away or sat there: its loss
 
 
-async def _perform(line: bytes, operations: Mapping[str, Operation]) -> dict[str, Any]:
+async def _perform(line: bytes, operations: Mapping[str, Handler]) -> dict[str, Any]:
     try:
         request = json.loads(line)
     except ValueError:
@@ -95,8 +126,15 @@ async def _perform(line: bytes, operations: Mapping[str, Operation]) -> dict[str
     if operation is None:
         known = ", ".join(sorted(operations))
         return _error("UnknownOperation", f"no operation {request.get('op')!r}", f"known: {known}")
+    given = request.get("args", {})
     try:
-        return {"version": VERSION, "ok": True, "result": await operation()}
+        if isinstance(operation, Accepting):
+            result = await operation(given)
+        elif given:
+            return _error("InvalidArgument", f"{request['op']} takes no arguments")
+        else:
+            result = await operation()
+        return {"version": VERSION, "ok": True, "result": result}
     except ControlError as error:
         return _error(error.code, error.message, error.hint)
     except Exception as error:

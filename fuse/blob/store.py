@@ -1,45 +1,56 @@
-"""Requests to one container: bulk bytes over our transport, everything else through the SDK."""
+"""Requests to one container: bulk bytes and most else over our transport, the rest by the SDK.
+
+Whatever way a request goes, it is signed with the credential of the moment, tried again under one
+deadline (:mod:`fuse.blob.retrying`), counted, and its failure becomes one log line and one
+:class:`fuse.blob.errors.StoreError`.
+"""
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import errno
 import functools
-import hashlib
+import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from email.utils import formatdate
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-import tenacity
 import trio
 from azure.core.exceptions import AzureError
-from azure.core.pipeline import PipelineContext, PipelineRequest
-from azure.core.pipeline.transport import HttpRequest
-from azure.storage.blob import ContainerClient, ExponentialRetry
-from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
 
-from fuse.blob.errors import RETRIED, from_sdk, mount_error, to_oserror
-from fuse.blob.transport import Pool, Response, TransportError
+from fuse.blob import checks, errors, sdk
+from fuse.blob.connection import STALL_TIMEOUT
+from fuse.blob.credentials import Credential, Keyring, SharedKey
+from fuse.blob.errors import StoreError, from_sdk, mount_error, store_error, to_oserror
+from fuse.blob.requests import SAFE, Request, signed
+from fuse.blob.retrying import DEADLINE, Failure, Operation, Patience, Retrier, retry_after
+from fuse.blob.routes import Route
+from fuse.blob.transport import (
+    CertificateError,
+    Pool,
+    Response,
+    TransportError,
+)
 from fuse.volume import Progress
 
 Result = TypeVar("Result")
 
-#: Service version of our own requests: any since 2019-12-12 has what they use.
-SERVICE_VERSION = "2021-12-02"
+MIB = 1024 * 1024
 
-#: Seconds after which an operation that keeps failing is given up.
-DEADLINE = 120.0
+#: Bodies from this size on are hashed in a thread: it takes milliseconds, and lets go of the lock.
+_HASH_ELSEWHERE = MIB
 
+#: Seconds, and tries, for the check at the start: somebody waits for its answer.
+_CHECK_DEADLINE = 15.0
+_CHECK_TRIES = 3
 
-class RetryableStatusError(Exception):
-    """The service asked for another try."""
+#: A name that no one uses, to see whether blobs can be asked for at all.
+_PROBE = ".batchai-mount-probe"
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(f"HTTP {response.status}")
-        self.response = response
+#: Bytes of a range that are new progress, so that the deadline starts anew.
+_PROGRESS = 64 * 1024
 
 
 class BlobStore:
@@ -47,38 +58,50 @@ class BlobStore:
 
     Args:
         account: Storage account's name.
-        endpoint: Blob endpoint of the account, without a trailing slash.
+        endpoint: Blob endpoint of the account.
         container: The container's name.
-        key: Account key, base64.
+        credential: How requests are signed.
+        key: In its place, the account's key in base64.
         connections: Most concurrent bulk requests.
+        deadline: Seconds after which an operation that gets nowhere is given up.
+        route: How the endpoint is reached; straight when None.
     """
 
     def __init__(
-        self, *, account: str, endpoint: str, container: str, key: str, connections: int = 32
+        self,
+        *,
+        account: str,
+        endpoint: str,
+        container: str,
+        credential: Credential | None = None,
+        key: str | None = None,
+        connections: int = 32,
+        deadline: float = DEADLINE,
+        route: Route | None = None,
     ) -> None:
+        if credential is None:
+            assert key is not None, "a credential or a key"
+            credential = SharedKey(account, key)
         self.account = account
         self.endpoint = endpoint.rstrip("/")
         self.container = container
         self.counters: Counter[str] = Counter(
             requests=0, retries=0, errors=0, bytes_received=0, bytes_sent=0
         )
-        self._base_path = f"{urlsplit(self.endpoint).path}/{quote(container)}"
-        self._signer = SharedKeyCredentialPolicy(account, key)  # type: ignore[no-untyped-call]
-        self._pool = Pool(self.endpoint, limit=connections)
+        route = route or Route()
+        stall = min(STALL_TIMEOUT, max(1.0, deadline / 2))
+        parts = urlsplit(self.endpoint)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._base_path = f"{parts.path}/{quote(container)}"
+        self._keyring = Keyring(credential)
+        self._retrier = Retrier(self.counters, deadline)
+        self._pool = Pool(self.endpoint, limit=connections, route=route, stall=stall)
         self._threads = trio.CapacityLimiter(16)
-        # The SDK's first retry waits 15 s by default; a file system is not that patient.
-        self.client = ContainerClient(
-            self.endpoint,
-            container,
-            credential={"account_name": account, "account_key": key},
-            retry_policy=ExponentialRetry(
-                initial_backoff=1, increment_base=2, retry_total=5, random_jitter_range=1
-            ),
-            connection_timeout=10,
-            read_timeout=60,
-            # Copy sources and large listings are ours to check, not the SDK's to log.
-            logging_enable=False,
+        self.client = sdk.container_client(
+            self.endpoint, container, keyring=self._keyring, route=route, patience=stall
         )
+
+    # -- life ---------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[BlobStore]:
@@ -88,47 +111,83 @@ class BlobStore:
             MountError: It cannot, and why.
         """
         try:
-            await self._check()
+            await self._check(self._keyring)
             yield self
         finally:
             self._pool.close()
             await trio.to_thread.run_sync(self.client.close)
 
-    async def _check(self) -> None:
+    @property
+    def credential(self) -> str:
+        """Which kind of credential is in use, in words."""
+        return self._keyring.current.description
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the credential is known to be good for reading only."""
+        return self._keyring.current.read_only
+
+    async def replace_credential(self, credential: Credential) -> None:
+        """Go on with another credential, if the store takes it; else with the one that is there.
+
+        Raises:
+            MountError: The store refuses it, or does not answer.
+        """
+        await self._check(Keyring(credential))
+        self._keyring.replace(credential)
+
+    async def _check(self, keyring: Keyring) -> None:
         try:
-            await trio.to_thread.run_sync(
-                functools.partial(
-                    self.client.get_container_properties,
-                    # Somebody waits for this answer: a short patience, not that of a transfer.
-                    retry_total=1,
-                    connection_timeout=5,
-                    read_timeout=8,
-                    timeout=8,
-                ),
-                abandon_on_cancel=True,
-                limiter=self._threads,
-            )
-        except AzureError as error:
+            await self._look(keyring)
+        except StoreError as error:
             raise mount_error(
-                error, account=self.account, container=self.container, endpoint=self.endpoint
+                error,
+                account=self.account,
+                container=self.container,
+                endpoint=self.endpoint,
+                credential=keyring.current.description,
+                hint=keyring.current.fault(),
             ) from error
+
+    async def _look(self, keyring: Keyring) -> None:
+        """List a name; a credential that may not list can ask for one, which need not be there."""
+        listing = Request(method="GET", path="", query="restype=container&comp=list&maxresults=1")
+        try:
+            await self._send(listing, keyring=keyring, short=True)
+        except PermissionError:
+            try:
+                await self._send(Request(method="HEAD", path=_PROBE), keyring=keyring, short=True)
+            except StoreError as error:
+                if error.status != 404 or error.code not in {"BlobNotFound", ""}:
+                    raise
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def url(self, path: str) -> str:
+        """A blob as the source of a copy inside the store."""
+        plain = f"{self._origin}{self._base_path}/{quote(path)}"
+        return self._keyring.current.copy_source(plain)
 
     async def call(
         self, path: str, function: Callable[..., Result], *args: Any, **kwargs: Any
     ) -> Result:
-        """Call the SDK in a thread; its errors become OSErrors about ``path``."""
-        self.counters["requests"] += 1
-        try:
-            return await trio.to_thread.run_sync(
-                functools.partial(function, *args, **kwargs),
-                abandon_on_cancel=True,
-                limiter=self._threads,
-            )
-        except AzureError as error:
-            translated = from_sdk(error, path)
-            if translated.errno not in {errno.ENOENT, errno.EEXIST}:
-                self.counters["errors"] += 1
-            raise translated from error
+        """Call the SDK in a thread, again where that may help; its errors are about ``path``."""
+        name = getattr(getattr(function, "func", function), "__name__", "call")
+        bound = functools.partial(function, *args, **kwargs)
+
+        async def attempt(patience: Patience) -> Result:
+            generation = self._keyring.generation
+            await self._keyring.current.ready()
+            self.counters["requests"] += 1
+            patience.started()
+            try:
+                return await trio.to_thread.run_sync(
+                    bound, abandon_on_cancel=True, limiter=self._threads
+                )
+            except AzureError as error:
+                raise await self._sdk_failure(error, path, generation) from error
+
+        return await self._retrier.run(Operation(name=name, path=path, changes=True), attempt)
 
     async def get_range(
         self, path: str, etag: str, offset: int, buffer: memoryview, progress: Progress
@@ -136,132 +195,230 @@ class BlobStore:
         """Fill ``buffer`` from ``offset`` of the version ``etag``; resumes after a broken body."""
         done = 0
         received = 0
+        small = len(buffer) <= checks.LARGEST_CHECKED
+        digests = checks.Digests()
 
         def note(filled: int) -> None:
             nonlocal received
             received = filled
-            progress(done + filled)
+            if not small:  # what will be checked as a whole is nobody's before that
+                progress(done + filled)
 
-        async def attempt() -> None:
+        async def attempt(patience: Patience) -> None:
             nonlocal done, received
             received = 0
-            wanted = len(buffer) - done
-            headers = {
-                "x-ms-range": f"bytes={offset + done}-{offset + len(buffer) - 1}",
-                "If-Match": etag,
-            }
+            start, end = offset + done, offset + len(buffer) - 1
+            headers = {"x-ms-range": f"bytes={start}-{end}", "If-Match": etag}
             try:
-                response = await self._once("GET", path, headers, into=buffer[done:], progress=note)
-            except TransportError:
+                response = await self._try(
+                    Request(method="GET", path=path, headers=headers),
+                    patience,
+                    into=buffer[done:],
+                    progress=note,
+                    check=functools.partial(checks.check_range, etag=etag, start=start, end=end),
+                )
+                if response.received != end - start + 1:
+                    raise _again(
+                        f"{response.received} of {end - start + 1} bytes came", path, "protocol"
+                    )
+                if small and not digests.agree(response, buffer):
+                    done = received = 0
+                    raise _again("the bytes are not those of the checksum", path, "protocol")
+            finally:
                 done += received
-                raise
-            done += response.received
-            self.counters["bytes_received"] += response.received
-            if response.received != wanted:
-                raise TransportError(errno.EIO, f"{response.received} of {wanted} bytes came")
+                self.counters["bytes_received"] += received
+                if received >= _PROGRESS:
+                    patience.renew()
 
-        await self._retried(path, attempt)
+        if buffer:
+            await self._retrier.run(Operation(name="GET", path=path), attempt)
+            progress(len(buffer))
 
     async def head(self, path: str) -> Response:
         """A blob's properties (Get Blob Properties)."""
-
-        async def attempt() -> Response:
-            return await self._once("HEAD", path, {})
-
-        return await self._retried(path, attempt)
+        return await self._send(
+            Request(method="HEAD", path=path, needs=("etag", "last-modified", "content-length"))
+        )
 
     async def put_blob(
         self, path: str, body: bytes | memoryview, headers: Mapping[str, str]
     ) -> Response:
         """Replace a blob's content in one request (Put Blob)."""
-        return await self._put(path, "", body, {"x-ms-blob-type": "BlockBlob", **headers})
+        return await self._send(
+            Request(
+                method="PUT",
+                path=path,
+                headers={"x-ms-blob-type": "BlockBlob", **headers},
+                body=body,
+                needs=("etag", "last-modified"),
+            )
+        )
 
     async def put_block(self, path: str, identifier: str, body: bytes | memoryview) -> None:
         """Send one block (Put Block); it counts when a block list names it."""
-        query = f"?blockid={quote(identifier, safe='')}&comp=block"
-        await self._put(path, query, body, {})
+        query = f"blockid={quote(identifier, safe='')}&comp=block"
+        await self._send(Request(method="PUT", path=path, query=query, body=body))
 
-    async def _put(
-        self, path: str, query: str, body: bytes | memoryview, headers: Mapping[str, str]
-    ) -> Response:
-        # MD5 is what the service checks on arrival; it guards the wire, not against malice.
-        digest = hashlib.md5(body, usedforsecurity=False).digest()
-        complete = {**headers, "Content-MD5": base64.b64encode(digest).decode()}
-
-        async def attempt() -> Response:
-            return await self._once("PUT", path, complete, body=body, query=query)
-
-        response = await self._retried(path, attempt)
-        self.counters["bytes_sent"] += len(body)
-        return response
-
-    async def _once(
+    async def request(
         self,
         method: str,
         path: str,
-        headers: Mapping[str, str],
         *,
         query: str = "",
+        headers: Mapping[str, str] | None = None,
         body: bytes | memoryview = b"",
-        into: memoryview | None = None,
-        progress: Progress | None = None,
+        limit: int = 64 * MIB,
     ) -> Response:
-        target = f"{self._base_path}/{quote(path)}{query}"
-        signed = self._sign(method, target, headers, len(body))
-        self.counters["requests"] += 1
-        response = await self._pool.request(
-            method, target, signed, body, into=into, progress=progress
-        )
-        if response.status in RETRIED:
-            raise RetryableStatusError(response)
-        if response.status >= 300:
-            raise to_oserror(
-                response.status,
-                response.headers.get("x-ms-error-code"),
-                path,
-                response.headers.get("x-ms-request-id"),
+        """Any other request to a blob, or to the container where ``path`` is "".
+
+        Args:
+            method: GET, HEAD, PUT or DELETE.
+            path: The blob's name.
+            query: Of the URL, quoted.
+            headers: Without those that sign, and those that every request has.
+            body: What to send; its MD5 goes with it.
+            limit: Most bytes of an answer.
+
+        Raises:
+            StoreError: See :mod:`fuse.blob.errors`.
+        """
+        return await self._send(
+            Request(
+                method=method,
+                path=path,
+                query=query.removeprefix("?"),
+                headers=headers or {},
+                body=body,
+                limit=limit,
             )
+        )
+
+    async def _send(
+        self, request: Request, *, keyring: Keyring | None = None, short: bool = False
+    ) -> Response:
+        if request.method == "PUT" and "Content-MD5" not in request.headers:
+            headers = {**request.headers, "Content-MD5": await _digest(request.body)}
+            request = dataclasses.replace(request, headers=headers)
+        operation = Operation(
+            name=" ".join(filter(None, (request.method, request.query.partition("&blockid")[0]))),
+            path=request.path,
+            changes=request.method not in SAFE,
+            repeatable=request.repeatable,
+            deadline=min(_CHECK_DEADLINE, self._retrier.deadline) if short else None,
+            tries=_CHECK_TRIES if short else None,
+        )
+
+        async def attempt(patience: Patience) -> Response:
+            return await self._try(request, patience, keyring=keyring)
+
+        response = await self._retrier.run(operation, attempt)
+        self.counters["bytes_sent"] += len(request.body)
         return response
 
-    def _sign(
-        self, method: str, target: str, headers: Mapping[str, str], length: int
-    ) -> dict[str, str]:
-        parts = urlsplit(self.endpoint)
-        request = HttpRequest(method, f"{parts.scheme}://{parts.netloc}{target}")
-        request.headers.update(headers)
-        request.headers["x-ms-version"] = SERVICE_VERSION
-        request.headers["x-ms-date"] = formatdate(usegmt=True)
-        if method == "PUT":
-            request.headers["Content-Length"] = str(length)
-        signing = PipelineRequest(request, PipelineContext(None))
-        self._signer.on_request(signing)  # type: ignore[no-untyped-call]
-        return dict(request.headers)
-
-    async def _retried(self, path: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """Try again, with backoff and jitter, what may go better another time."""
-
-        def count(_state: tenacity.RetryCallState) -> None:
-            self.counters["retries"] += 1
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((TransportError, RetryableStatusError)),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-            stop=tenacity.stop_after_delay(DEADLINE),
-            before_sleep=count,
-            sleep=trio.sleep,
-            reraise=True,
+    async def _try(
+        self,
+        request: Request,
+        patience: Patience,
+        *,
+        keyring: Keyring | None = None,
+        into: memoryview | None = None,
+        progress: Progress | None = None,
+        check: Callable[[Response], None] | None = None,
+    ) -> Response:
+        keyring = keyring or self._keyring
+        generation = keyring.generation
+        await keyring.current.ready()
+        client_request_id = patience.client_request_id = str(uuid.uuid4())
+        target, headers = signed(
+            request, keyring.current, self._origin, self._base_path, client_request_id
         )
+        self.counters["requests"] += 1
         try:
-            return await retrying(attempt)
-        except RetryableStatusError as error:
-            self.counters["errors"] += 1
-            raise to_oserror(
-                error.response.status,
-                error.response.headers.get("x-ms-error-code"),
-                path,
-                error.response.headers.get("x-ms-request-id"),
-            ) from error
+            response = await self._pool.request(
+                request.method,
+                target,
+                headers,
+                request.body,
+                into=into,
+                progress=progress,
+                check=check,
+                watch=patience,
+                limit=request.limit,
+                patience=patience.seconds,
+            )
+            if response.status < 300:
+                checks.check_headers(response, request.needs)
+                return response
         except TransportError as error:
-            self.counters["errors"] += 1
-            number = errno.ETIMEDOUT if error.errno == errno.ETIMEDOUT else errno.EIO
-            raise OSError(number, error.strerror, path) from error
+            timed_out = error.errno == errno.ETIMEDOUT
+            raise Failure(
+                store_error(
+                    errno.ETIMEDOUT if timed_out else errno.EIO, str(error.strerror), request.path
+                ),
+                kind=error.kind,
+                again=not isinstance(error, CertificateError),
+                maybe_done=error.sent,
+                client_request_id=client_request_id,
+            ) from error
+        raise await self._refused(
+            to_oserror(
+                response.status,
+                response.headers.get("x-ms-error-code"),
+                request.path,
+                response.headers.get("x-ms-request-id"),
+            ),
+            keyring,
+            generation,
+            asked=retry_after(response.headers.get("retry-after")),
+            client_request_id=client_request_id,
+        )
+
+    async def _refused(
+        self,
+        error: StoreError,
+        keyring: Keyring,
+        generation: int,
+        *,
+        asked: float | None = None,
+        client_request_id: str = "",
+    ) -> Failure:
+        """What an answer that is an error means for the operation."""
+        again = error.status in errors.RETRIED or error.code in errors.RETRIED_CODES
+        if error.status in {401, 403}:
+            again = await keyring.renewed_since(generation)
+            if not again and (fault := keyring.current.fault()) is not None:
+                error.strerror = f"{error.strerror}: {fault}"
+        return Failure(
+            error,
+            again=again,
+            maybe_done=again and errors.may_be_done(error.status),
+            retry_after=asked,
+            client_request_id=client_request_id,
+        )
+
+    async def _sdk_failure(self, error: AzureError, path: str, generation: int) -> Failure:
+        found = from_sdk(error, path)
+        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        if found.status >= 300:
+            return await self._refused(
+                found, self._keyring, generation, asked=retry_after(headers.get("Retry-After"))
+            )
+        if errors.certificate_fault(error) is not None:
+            return Failure(found, kind="certificate")
+        return Failure(
+            found,
+            kind="timeout" if found.errno == errno.ETIMEDOUT else "connection",
+            again=True,
+            maybe_done=True,
+        )
+
+
+def _again(reason: str, path: str, kind: str) -> Failure:
+    return Failure(store_error(errno.EIO, reason, path), kind=kind, again=True)
+
+
+async def _digest(body: bytes | memoryview) -> str:
+    """MD5, which the service checks on arrival; it guards the wire, not against malice."""
+    if len(body) >= _HASH_ELSEWHERE:
+        return await trio.to_thread.run_sync(checks.md5, body)
+    return checks.md5(body)

@@ -2,214 +2,60 @@
 
 The SDK's pipeline costs seconds of CPU per GiB, and handing each request to a thread costs more
 than a small blob itself (docs/architecture.md has the figures). So ranges are fetched and blocks
-are sent here. What is here is deliberately little: HTTP/1.1 with keep-alive and Content-Length
-bodies, plain
-or TLS, a pool, deadlines. Response heads are parsed by httptools.
+are sent here. What is here is deliberately little: HTTP/1.1 with keep-alive, a pool, and limits for
+everything that a server could draw out. Response heads are parsed by httptools.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httptools
 import trio
 
+from fuse.blob.connection import (
+    STALL_TIMEOUT,
+    CertificateError,
+    Connection,
+    ProtocolError,
+    SilentError,
+    TransportError,
+)
+from fuse.blob.responses import Head, Response
+from fuse.blob.routes import Route
 from fuse.volume import Progress
 
-Result = TypeVar("Result")
+__all__ = [
+    "CertificateError",
+    "Pool",
+    "ProtocolError",
+    "Response",
+    "SilentError",
+    "TransportError",
+    "Watch",
+]
 
-#: Seconds for a TCP connection and the TLS handshake.
-CONNECT_TIMEOUT = 10.0
-
-#: Seconds without a byte from the server before a request is given up.
-STALL_TIMEOUT = 30.0
-
-#: An idle connection older than this (seconds) is not trusted: Azure closes them after minutes.
-IDLE_LIMIT = 60.0
-
-#: Largest response head, and largest error body, that is read (bytes).
+#: Largest response head in bytes.
 _HEAD_LIMIT = 64 * 1024
-_ERROR_LIMIT = 1024 * 1024
 
-#: Let others run after this many bytes without having waited.
-_FAIRNESS = 1024 * 1024
-
-
-class TransportError(OSError):
-    """The connection failed, stalled or spoke no HTTP; another try may do better."""
+#: Largest body of an answer that is not read into a caller's buffer, unless it says more (bytes).
+_BODY_LIMIT = 1024 * 1024
 
 
-@dataclass(slots=True)
-class Response:
-    """The head of a response, and its body where that is not in the caller's buffer.
+class Watch(Protocol):
+    """Who is told how a request goes."""
 
-    Attributes:
-        status: HTTP status.
-        headers: Names in lower case.
-        body: Of responses that were not read into a buffer, errors above all.
-        received: Bytes of the body that went into the caller's buffer.
-    """
+    def started(self) -> None:
+        """There is a place in the pool for it."""
 
-    status: int
-    headers: dict[str, str]
-    body: bytes = b""
-    received: int = 0
-
-
-class _Head:
-    """Collects what httptools calls back with."""
-
-    def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.body = bytearray()
-        self.complete = False
-        self.done = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-    def on_body(self, data: bytes) -> None:
-        self.body += data
-
-    def on_message_complete(self) -> None:
-        self.done = True
-
-
-class Connection:
-    """One keep-alive connection."""
-
-    def __init__(self, sock: socket.socket | ssl.SSLSocket) -> None:
-        self._socket = sock
-        self.idle_since = 0.0
-        self.reusable = True
-        self._since_checkpoint = 0
-
-    @classmethod
-    async def open(cls, host: str, port: int, tls: ssl.SSLContext | None) -> Connection:
-        """Connect, trying every address of the host in turn.
-
-        Raises:
-            TransportError: None of them answered in time, or the certificate is not trusted.
-        """
-        failure: Exception | None = None
-        try:
-            addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise TransportError(errno.EHOSTUNREACH, f"cannot resolve {host}: {error}") from error
-        for family, kind, protocol, _name, address in addresses:
-            sock = socket.socket(family, kind, protocol)
-            try:
-                with trio.fail_after(CONNECT_TIMEOUT):
-                    return await cls._connect(sock, address, host, tls)
-            except (OSError, trio.TooSlowError) as error:
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-        reason = "timed out" if isinstance(failure, trio.TooSlowError) else str(failure)
-        raise TransportError(
-            errno.ETIMEDOUT if isinstance(failure, trio.TooSlowError) else errno.ECONNREFUSED,
-            f"cannot connect to {host}:{port}: {reason}",
-        ) from failure
-
-    @classmethod
-    async def _connect(
-        cls, sock: socket.socket, address: tuple[object, ...], host: str, tls: ssl.SSLContext | None
-    ) -> Connection:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        number = sock.connect_ex(address)
-        if number == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(sock)
-            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            raise OSError(number, os.strerror(number))
-        if tls is None:
-            return cls(sock)
-        wrapped = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        connection = cls(wrapped)
-        try:
-            await connection._retry(wrapped.do_handshake, trio.lowlevel.wait_readable)
-        except BaseException:
-            connection.close()  # the plain socket no longer owns the descriptor
-            raise
-        return connection
-
-    def close(self) -> None:
-        """Close at once; whatever was under way on the connection is lost."""
-        self._socket.close()
-
-    @property
-    def stale(self) -> bool:
-        """Whether the server closed the idle connection, or it has been idle for too long."""
-        if trio.current_time() - self.idle_since > IDLE_LIMIT:
-            return True
-        try:
-            self._socket.recv(1)  # nothing is owed to us: bytes and an end are both the end
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
-        except OSError:
-            return True
-        return True
-
-    async def send(self, *parts: bytes | memoryview) -> None:
-        """Send all parts in order."""
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                view = view[await self._send_some(view[:_FAIRNESS]) :]
-
-    async def receive(self, buffer: memoryview) -> int:
-        """Receive some bytes; 0 when the server closed the connection."""
-        count = await self._receive_some(buffer)
-        self._since_checkpoint += count
-        if self._since_checkpoint >= _FAIRNESS:
-            self._since_checkpoint = 0
-            await trio.lowlevel.checkpoint()
-        return count
-
-    async def _send_some(self, view: memoryview) -> int:
-        return await self._retry(lambda: self._socket.send(view), trio.lowlevel.wait_writable)
-
-    async def _receive_some(self, buffer: memoryview) -> int:
-        return await self._retry(
-            lambda: self._socket.recv_into(buffer), trio.lowlevel.wait_readable
-        )
-
-    async def _retry(
-        self,
-        operation: Callable[[], Result],
-        blocked: Callable[[socket.socket], Awaitable[None]],
-    ) -> Result:
-        """Call ``operation`` until it does not block; TLS says itself what it waits for."""
-        while True:
-            try:
-                return operation()
-            except BlockingIOError:
-                wait = blocked
-            except ssl.SSLWantReadError:
-                wait = trio.lowlevel.wait_readable
-            except ssl.SSLWantWriteError:
-                wait = trio.lowlevel.wait_writable
-            with trio.move_on_after(STALL_TIMEOUT) as deadline:
-                await wait(self._socket)
-            if deadline.cancelled_caught:
-                raise TransportError(
-                    errno.ETIMEDOUT, f"the server was silent for {STALL_TIMEOUT:.0f} s"
-                )
+    def moved(self) -> None:
+        """Bytes of a body came or went."""
 
 
 class Pool:
@@ -218,20 +64,32 @@ class Pool:
     Args:
         endpoint: ``http[s]://host[:port]``; a path in it is ignored.
         limit: Most connections at a time; further requests wait.
-        tls: For ``https``; the system's trust store when None.
+        tls: For ``https``; as the route says when None.
+        route: How the endpoint is reached; straight when None.
+        stall: Seconds without a byte, or with next to none, before a request is given up.
     """
 
     def __init__(
-        self, endpoint: str, *, limit: int = 64, tls: ssl.SSLContext | None = None
+        self,
+        endpoint: str,
+        *,
+        limit: int = 64,
+        tls: ssl.SSLContext | None = None,
+        route: Route | None = None,
+        stall: float | None = None,
     ) -> None:
         parts = urlsplit(endpoint)
+        route = route or Route()
         self.host = parts.hostname or ""
         self._secure = parts.scheme == "https"
         self.port = parts.port or (443 if self._secure else 80)
         self._host_header = parts.netloc.rpartition("@")[2]
-        self._tls = (tls or ssl.create_default_context()) if self._secure else None
+        self._tls = (tls or route.tls()) if self._secure else None
+        self._proxy = route.proxy
+        self._stall = stall
         self._idle: deque[Connection] = deque()
         self._limiter = trio.CapacityLimiter(limit)
+        self._last_moved = 0.0
         self.opened = 0
 
     def close(self) -> None:
@@ -248,6 +106,10 @@ class Pool:
         *,
         into: memoryview | None = None,
         progress: Progress | None = None,
+        check: Callable[[Response], None] | None = None,
+        watch: Watch | None = None,
+        limit: int = _BODY_LIMIT,
+        patience: float = float("inf"),
     ) -> Response:
         """One request and its response.
 
@@ -258,23 +120,73 @@ class Pool:
             body: What to send.
             into: Where the body of a 200 or 206 goes; it must fit.
             progress: Told of the bytes in ``into`` as they arrive.
+            check: Sees the head before any of the body is taken; it may raise.
+            watch: Told how the request goes.
+            limit: Most bytes of a body that has no buffer.
+            patience: Seconds to wait for a place while no other request gets anything either.
 
         Raises:
             TransportError: No complete response came; the request may or may not have been done.
         """
+        head = self._head(method, target, headers, body)
+        async with self._place(patience):
+            if watch is not None:
+                watch.started()
+            sent = False
+            try:
+                async with self._connection() as connection:
+                    sent = True
+                    await self._send(connection, head, body, watch)
+                    return await self._response(
+                        connection, method, into, progress, check, watch, limit
+                    )
+            except TransportError as error:
+                error.sent = sent
+                raise
+            except (OSError, httptools.HttpParserError) as error:
+                wrapped = (
+                    ProtocolError(errno.EPROTO, f"{self.host} does not speak HTTP: {error}")
+                    if isinstance(error, httptools.HttpParserError)
+                    else TransportError(errno.EIO, f"{self.host}: {error}")
+                )
+                wrapped.sent = sent
+                raise wrapped from error
+
+    def _head(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview
+    ) -> bytes:
+        if self._proxy is not None and not self._secure:
+            target = f"http://{self._host_header}{target}"
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host_header}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if "Content-Length" not in headers and (body or method in {"PUT", "POST"}):
             lines.append(f"Content-Length: {len(body)}")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        async with self._limiter, self._connection() as connection:
-            try:
-                await connection.send(head, body) if body else await connection.send(head)
-                return await self._response(connection, method, into, progress)
-            except TransportError:
-                raise
-            except (OSError, httptools.HttpParserError) as error:
-                raise TransportError(errno.EIO, f"{self.host}: {error}") from error
+        if self._proxy is not None and not self._secure and self._proxy.authorization:
+            lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    @contextlib.asynccontextmanager
+    async def _place(self, patience: float) -> AsyncIterator[None]:
+        """One of the pool's places."""
+        try:
+            self._limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await self._wait_for_place(patience)
+        try:
+            yield
+        finally:
+            self._limiter.release()
+
+    async def _wait_for_place(self, patience: float) -> None:
+        """Waiting ends where nobody in the pool gets anywhere."""
+        began = trio.current_time()
+        while (end := max(began, self._last_moved) + patience) > trio.current_time():
+            with trio.move_on_at(end):
+                await self._limiter.acquire()
+                return
+        raise SilentError(
+            errno.ETIMEDOUT, f"no request to {self.host} got on within {patience:g} s"
+        )
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -286,7 +198,9 @@ class Pool:
             else:
                 connection = candidate
         if connection is None:
-            connection = await Connection.open(self.host, self.port, self._tls)
+            connection = await Connection.open(
+                self.host, self.port, self._tls, proxy=self._proxy, stall=self._stall_timeout()
+            )
             self.opened += 1
         try:
             yield connection
@@ -299,41 +213,85 @@ class Pool:
         else:
             connection.close()
 
+    def _stall_timeout(self) -> float:
+        return STALL_TIMEOUT if self._stall is None else self._stall
+
+    def _note_moved(self, watch: Watch | None) -> None:
+        self._last_moved = trio.current_time()
+        if watch is not None:
+            watch.moved()
+
+    async def _send(
+        self,
+        connection: Connection,
+        head: bytes,
+        body: bytes | memoryview,
+        watch: Watch | None,
+    ) -> None:
+        connection.expect_progress()
+        await connection.send(head)
+        view = memoryview(body)
+        while view:
+            view = view[await connection.send_some(view) :]
+            self._note_moved(watch)
+
     async def _response(
         self,
         connection: Connection,
         method: str,
         into: memoryview | None,
         progress: Progress | None,
+        check: Callable[[Response], None] | None,
+        watch: Watch | None,
+        limit: int,
     ) -> Response:
+        connection.expect_silence()
+        with trio.move_on_after(self._stall_timeout()) as scope:
+            scratch, end = await self._receive_head(connection)
+        if scope.cancelled_caught:
+            raise SilentError(
+                errno.ETIMEDOUT, f"{self.host} gave no answer within {self._stall_timeout():g} s"
+            )
+        self._last_moved = trio.current_time()
+        collected = Head()
+        parser = httptools.HttpResponseParser(collected)
+        parser.feed_data(bytes(scratch[:end]))
+        response = Response(parser.get_status_code(), collected.headers)
+        if response.status < 200:
+            raise ProtocolError(errno.EPROTO, f"{self.host} answered {response.status}")
+        connection.reusable = parser.should_keep_alive()
+        rest = scratch[end:]
+        length = collected.headers.get("content-length")
+        if check is not None:
+            check(response)
+        connection.expect_progress()
+        if method == "HEAD" or response.status in {204, 304}:
+            connection.reusable = connection.reusable and not rest
+        elif into is not None and response.status in {200, 206} and length is not None:
+            await self._fill(connection, response, int(length), rest, into, progress, watch)
+        else:
+            limit = max(len(into), _BODY_LIMIT) if into is not None else limit
+            await self._collect(connection, parser, collected, rest, limit, watch)
+            response.body = bytes(collected.body)
+            if into is not None and response.status in {200, 206}:
+                self._hand_over(response, into, progress)
+        return response
+
+    async def _receive_head(self, connection: Connection) -> tuple[memoryview, int]:
+        """What came up to and behind the head's end, and where that is."""
         scratch = memoryview(bytearray(_HEAD_LIMIT))
         filled = 0
         while True:
             count = await connection.receive(scratch[filled:])
             if not count:
                 raise TransportError(errno.ECONNRESET, f"{self.host} closed the connection")
+            start = max(0, filled - 3)
             filled += count
-            end = bytes(scratch[max(0, filled - count - 3) : filled]).find(b"\r\n\r\n")
+            end = bytes(scratch[start:filled]).find(b"\r\n\r\n")
             if end >= 0:
-                end += max(0, filled - count - 3) + 4
-                break
+                return scratch[:filled], start + end + 4
             if filled == _HEAD_LIMIT:
-                raise TransportError(errno.EPROTO, f"{self.host} sent an endless response head")
-        collected = _Head()
-        parser = httptools.HttpResponseParser(collected)
-        parser.feed_data(bytes(scratch[:end]))
-        response = Response(parser.get_status_code(), collected.headers)
-        connection.reusable = parser.should_keep_alive()
-        rest = scratch[end:filled]
-        length = collected.headers.get("content-length")
-        if method == "HEAD" or response.status in {204, 304}:
-            connection.reusable = connection.reusable and not rest
-        elif into is not None and response.status in {200, 206} and length is not None:
-            await self._fill(connection, response, int(length), rest, into, progress)
-        else:
-            await self._collect(connection, parser, collected, rest)
-            response.body = bytes(collected.body)
-        return response
+                raise ProtocolError(errno.EPROTO, f"{self.host} sent an endless response head")
 
     async def _fill(
         self,
@@ -343,9 +301,10 @@ class Pool:
         rest: memoryview,
         into: memoryview,
         progress: Progress | None,
+        watch: Watch | None,
     ) -> None:
         if length > len(into) or len(rest) > length:
-            raise TransportError(
+            raise ProtocolError(
                 errno.EPROTO, f"{self.host} sent {length} bytes where {len(into)} were asked for"
             )
         filled = len(rest)
@@ -359,22 +318,38 @@ class Pool:
                 raise TransportError(
                     errno.ECONNRESET, f"{self.host} cut the body after {filled} of {length} bytes"
                 )
+            self._note_moved(watch)
             filled += count
         response.received = filled
         if progress is not None:
             progress(filled)
 
+    def _hand_over(self, response: Response, into: memoryview, progress: Progress | None) -> None:
+        """A body that came without its length, in chunks."""
+        size = len(response.body)
+        if size > len(into):
+            raise ProtocolError(
+                errno.EPROTO, f"{self.host} sent {size} bytes where {len(into)} were asked for"
+            )
+        into[:size] = response.body
+        response.body = b""
+        response.received = size
+        if progress is not None:
+            progress(size)
+
     async def _collect(
         self,
         connection: Connection,
         parser: httptools.HttpResponseParser,
-        collected: _Head,
+        collected: Head,
         rest: memoryview,
+        limit: int,
+        watch: Watch | None,
     ) -> None:
-        """The body of an error or of a short answer, chunked or not."""
+        """A body that has no buffer, chunked or not."""
         if rest:
             parser.feed_data(bytes(rest))
-        scratch = memoryview(bytearray(16 * 1024))
+        scratch = memoryview(bytearray(64 * 1024))
         while not collected.done:
             count = await connection.receive(scratch)
             if not count:
@@ -382,6 +357,9 @@ class Pool:
                 if "content-length" in collected.headers or parser.should_keep_alive():
                     raise TransportError(errno.ECONNRESET, f"{self.host} cut the response")
                 return
+            self._note_moved(watch)
             parser.feed_data(bytes(scratch[:count]))
-            if len(collected.body) > _ERROR_LIMIT:
-                raise TransportError(errno.EPROTO, f"{self.host} sent an endless error")
+            if len(collected.body) > limit:
+                raise ProtocolError(
+                    errno.EPROTO, f"{self.host} sent more than {limit} bytes of an answer"
+                )

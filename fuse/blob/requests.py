@@ -1,0 +1,76 @@
+"""What a request to the store is made of, before and after it is signed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from urllib.parse import quote
+
+from azure.core.pipeline.transport import HttpRequest
+
+from fuse.blob.credentials import Credential
+
+#: Service version of our own requests: any since 2019-12-12 has what they use.
+SERVICE_VERSION = "2021-12-02"
+
+#: Methods that change nothing.
+SAFE = {"GET", "HEAD"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, not signed yet.
+
+    Attributes:
+        method: GET, HEAD, PUT, DELETE.
+        path: The blob's name; "" for the container itself.
+        query: Of the URL, quoted, without ``?``.
+        headers: Without those that every request has.
+        body: What to send.
+        limit: Most bytes of an answer that has no buffer.
+        needs: Headers without which a success is none.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | memoryview = b""
+    limit: int = 1024 * 1024
+    needs: Collection[str] = ()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether doing it twice is as good as once; conditions make it so."""
+        names = {name.lower() for name in self.headers}
+        if "comp=appendblock" in self.query:
+            return "x-ms-blob-condition-appendpos" in names
+        if "comp=lease" in self.query:
+            return "x-ms-proposed-lease-id" in names or "x-ms-lease-id" in names
+        return self.method != "POST"
+
+
+def signed(
+    request: Request, credential: Credential, origin: str, base: str, client_request_id: str
+) -> tuple[str, dict[str, str]]:
+    """Target and headers as they are sent.
+
+    Args:
+        request: What to ask.
+        credential: Who asks.
+        origin: Scheme and host of the endpoint.
+        base: Path of the container there.
+        client_request_id: By which the service's logs can be searched.
+    """
+    path = f"/{quote(request.path)}" if request.path else ""
+    query = f"?{request.query}" if request.query else ""
+    message = HttpRequest(request.method, f"{origin}{base}{path}{query}")
+    message.headers.update(request.headers)
+    message.headers["x-ms-version"] = SERVICE_VERSION
+    message.headers["x-ms-date"] = formatdate(usegmt=True)
+    message.headers["x-ms-client-request-id"] = client_request_id
+    if request.method == "PUT":
+        message.headers["Content-Length"] = str(len(request.body))
+    credential.sign(message)
+    return message.url.removeprefix(origin), dict(message.headers)
