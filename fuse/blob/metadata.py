@@ -1,17 +1,20 @@
 """POSIX attributes in blob metadata, under the names that azcopy writes.
 
-``hdi_isfolder`` marks a directory (Hadoop, blobfuse, azcopy), ``is_symlink`` a symbolic link whose
-target is the blob's content (blobfuse, azcopy); ``permissions`` is st_mode in decimal,
-``posix_owner`` and ``posix_group`` are numbers, ``modtime`` is nanoseconds since the epoch (azcopy
-``--preserve-posix-properties``). A value that does not parse is left alone and not believed.
+``hdi_isfolder`` marks a directory (Hadoop, blobfuse, azcopy) where the blob has no content,
+``is_symlink`` a symbolic link whose target is the blob's content (blobfuse, azcopy);
+``permissions`` is st_mode in decimal, ``posix_owner`` and ``posix_group`` are numbers, ``modtime``
+is nanoseconds since the epoch (azcopy ``--preserve-posix-properties``). A value that does not parse
+is left alone and not believed. Everything else is extended attributes (:mod:`fuse.blob.xattrs`).
 """
 
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from fuse.blob import xattrs
 from fuse.volume import Attributes, Changes, Kind
 
 FOLDER = "hdi_isfolder"
@@ -23,27 +26,35 @@ MODIFIED = "modtime"
 
 
 def attributes(
-    *, size: int, etag: str, last_modified: datetime | None, metadata: Mapping[str, str] | None
+    *,
+    size: int,
+    etag: str,
+    last_modified: datetime | None,
+    metadata: Mapping[str, str] | None,
+    headers: tuple[tuple[str, str], ...] = (),
 ) -> Attributes:
     """Attributes of a blob from its properties."""
     known = {name.lower(): value for name, value in (metadata or {}).items()}
     changed = int(last_modified.timestamp() * 1_000_000_000) if last_modified else 0
     kind = Kind.FILE
-    if known.get(FOLDER, "").lower() == "true":
+    if known.get(FOLDER, "").lower() == "true" and not size:
         kind = Kind.DIRECTORY
     elif known.get(SYMLINK, "").lower() == "true":
         kind = Kind.SYMLINK
     mode = _number(known.get(MODE))
     return Attributes(
         kind=kind,
-        size=0 if kind is Kind.DIRECTORY else size,
+        size=size,
         mtime_ns=_first(_number(known.get(MODIFIED)), changed),
         ctime_ns=changed,
-        version="" if kind is Kind.DIRECTORY else etag,
+        version="" if kind is Kind.DIRECTORY else quoted(etag),
         mode=None if mode is None else stat.S_IMODE(mode),
         uid=_number(known.get(OWNER)),
         gid=_number(known.get(GROUP)),
         metadata=tuple(sorted((metadata or {}).items())),
+        headers=headers,
+        fixed=_fixed(dict(headers).get("x-ms-blob-type"), size),
+        xattrs=xattrs.attributes(metadata) if metadata else (),
     )
 
 
@@ -61,8 +72,11 @@ def changed(
         changes: Attributes to set.
         kind: Of the entry; its type bits go into ``permissions``.
         rewritten: The content is new: an older explicit modification time no longer holds.
+
+    Raises:
+        OSError: ENOSPC when the extended attributes become larger than a blob's metadata.
     """
-    result = dict(metadata)
+    result = xattrs.changed(dict(metadata), changes.xattrs)
     if rewritten:
         for name in [name for name in result if name.lower() == MODIFIED]:
             del result[name]
@@ -78,6 +92,40 @@ def changed(
                 del result[old]
             result[name] = str(value)
     return result
+
+
+def quoted(etag: str) -> str:
+    """An ETag as HTTP has it: headers come with quotes, listings without."""
+    return etag if not etag or etag.startswith('"') else f'"{etag}"'
+
+
+def modified(attributes: Attributes) -> dict[str, str]:
+    """The metadata of a blob with its modification time, which the store's own is soon to differ.
+
+    The store counts a change of metadata, and a copy, as a modification; a file system does not.
+    Not of append and page blobs: what others write to them leaves the metadata as it is.
+    """
+    metadata = dict(attributes.metadata)
+    known = any(name.lower() == MODIFIED for name in metadata)
+    whole = dict(attributes.headers).get("x-ms-blob-type", "BlockBlob") == "BlockBlob"
+    if known or not whole or not attributes.mtime_ns:
+        return metadata
+    complete = {**metadata, MODIFIED: str(attributes.mtime_ns)}
+    return complete if xattrs.fits(complete) else metadata
+
+
+def same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two say the same: names of metadata differ in case depending on who tells them."""
+    return {name.lower(): value for name, value in one.items()} == {
+        name.lower(): value for name, value in other.items()
+    }
+
+
+def _fixed(blob_type: str | None, size: int) -> int:
+    """How much of a blob cannot be changed: an append blob can only grow, a page blob not even."""
+    if blob_type == "PageBlob":
+        return sys.maxsize
+    return size if blob_type == "AppendBlob" else 0
 
 
 def _number(text: str | None) -> int | None:

@@ -40,3 +40,36 @@ def test_markers_of_blobfuse_and_azcopy():
         size=4, etag="e", last_modified=None, metadata={"is_symlink": "true"}
     )
     assert (found.kind, found.size) == (Kind.SYMLINK, 4)
+
+
+def test_a_marker_with_content_is_a_file_and_its_bytes_stay_in_reach():
+    found = metadata.attributes(
+        size=9, etag="e", last_modified=None, metadata={"hdi_isfolder": "true"}
+    )
+    assert (found.kind, found.size, found.version) == (Kind.FILE, 9, '"e"')
+
+
+def test_extended_attributes_travel_with_the_rest():
+    kept = metadata.changed(
+        {"team": "a", "bin": "x"}.items(),
+        Changes(mode=0o600, xattrs=(("user.bin", None), ("user.team", b"b"), ("user.Z", b"\0"))),
+        rewritten=True,
+    )
+    assert kept["team"] == "b"
+    found = metadata.attributes(size=0, etag="e", last_modified=None, metadata=kept)
+    assert (found.mode, found.xattrs) == (0o600, (("user.Z", b"\0"), ("user.team", b"b")))
+
+
+def test_a_modification_time_is_kept_where_the_store_will_forget_it():
+    def found(size=1, kind="BlockBlob", **known):
+        headers = (("x-ms-blob-type", kind),)
+        made = metadata.attributes(
+            size=size, etag="e", last_modified=None, metadata=known, headers=headers
+        )
+        return metadata.modified(made.changed(mtime_ns=7))
+
+    assert found(team="x") == {"team": "x", "modtime": "7"}
+    assert found(ModTime="5") == {"ModTime": "5"}
+    assert found(big="x" * 8185) == {"big": "x" * 8185}, "a blob has no room for it"
+    # Others append without a word about metadata: the store's own time tells when.
+    assert found(kind="AppendBlob") == {}
