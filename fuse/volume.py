@@ -42,7 +42,11 @@ class Attributes:
         gid: Group, or None where the volume does not keep it.
         file_id: A number that stays with the file across renames, or None where there is none.
         metadata: What else the store keeps with the entry and an overwrite must carry over.
+        headers: Properties with names of the store's own that an overwrite must carry over, or
+            that decide how it is done: a blob's type, content type, tier. Lower case, sorted.
         xattrs: Extended attributes (xattr(7)), full names with their namespace, sorted.
+        fixed: Bytes at the front that the store does not let anybody change or cut: all of them in
+            an append blob. A write there gets EPERM.
     """
 
     kind: Kind
@@ -55,7 +59,9 @@ class Attributes:
     gid: int | None = None
     file_id: int | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
     xattrs: tuple[tuple[str, bytes], ...] = ()
+    fixed: int = 0
 
     def changed(self, **fields: Any) -> Attributes:
         """A copy with some fields replaced."""
@@ -118,7 +124,7 @@ class Staged:
     Attributes:
         start: Offset of its first byte.
         end: Offset behind its last byte.
-        identifier: The store's name for it: a block id as the SDK takes it.
+        identifier: The store's name for it: a block id.
     """
 
     start: int
@@ -152,6 +158,11 @@ class DirtyContent(Protocol):
         ...
 
     @property
+    def mtime_ns(self) -> int:
+        """When it was written last, nanoseconds since the epoch."""
+        ...
+
+    @property
     def staged(self) -> Sequence[Staged]:
         """What :meth:`Volume.stage` sent that still holds the new content; ascending, disjoint.
 
@@ -173,6 +184,8 @@ class Volume(Protocol):
     #: The same for the same volume on every node and at every time, and for no other volume:
     #: ``blob:https://account.blob.core.windows.net/container``. Keys of caches and journals.
     identity: str
+    #: Whether a version names its bytes for ever, so that they may be kept after it is replaced.
+    versions_are_immutable: bool
     #: Whether extended attributes can be kept.
     keeps_xattrs: bool
     #: Largest number of bytes that one read request should ask for.
