@@ -2,154 +2,143 @@
 
 from __future__ import annotations
 
-import base64
 import errno
-import functools
-import secrets
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from email.utils import parsedate_to_datetime
-from typing import Any
+from pathlib import Path
+from typing import Final
 
 import trio
-from azure.core import MatchConditions
-from azure.storage.blob import BlobBlock, BlobPrefix, BlobProperties
 
 from fuse.blob import metadata as posix
-from fuse.blob.blocks import Block, Keep, Send, plan
+from fuse.blob import names
+from fuse.blob.blocks import staging_size
+from fuse.blob.copies import IF_FREE, Copies
+from fuse.blob.directories import PLAIN, Directories, can_be_marked
+from fuse.blob.growth import has_grown
+from fuse.blob.listing import Listing
+from fuse.blob.renames import Renames
 from fuse.blob.store import BlobStore
+from fuse.blob.upload import Uploads
 from fuse.errors import fail
-from fuse.groups import single_error
+from fuse.intents import Intents
+from fuse.places import Places
 from fuse.volume import Attributes, Changes, DirtyContent, Entry, Kind, Progress, Space, Staged
 
 MIB = 1024 * 1024
 
-#: Content up to this size is sent in one request (bytes).
-SINGLE_PUT = 8 * MIB
-
-#: Blocks on their way at a time; with 8 MiB each they take 64 MiB.
-UPLOADS = 8
-
-#: Entries of one List Blobs page: the service's limit.
-PAGE = 5000
-
-#: How often to look whether a copy inside the store has ended (seconds).
-COPY_POLL = 0.25
-
-_DIRECTORY = Attributes(Kind.DIRECTORY)
+#: Real names of shortened components that are remembered.
+_REMEMBERED: Final = 10_000
 
 
 class BlobVolume:
-    """Implements :class:`fuse.volume.Volume` over a :class:`BlobStore`."""
+    """Implements :class:`fuse.volume.Volume` over a :class:`BlobStore`.
+
+    Args:
+        store: The container.
+        cache_directory: Where what is half-way is written down (:class:`fuse.places.Places`), so
+            that the next mount can complete it after a crash; None: nowhere.
+    """
 
     preferred_read = 8 * MIB
     commit_interval: float | None = None
     name_max = 255
     attribute_timeout = 10.0
-    keeps_xattrs = False
+    versions_are_immutable = True
+    keeps_xattrs = True
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, cache_directory: Path | None = None) -> None:
         self.source = f"{store.account}/{store.container}"
         self.identity = f"blob:{store.endpoint}/{store.container}"
         self._store = store
-        self._client = store.client
+        self._uploads = Uploads(store)
+        self._listing = Listing(store)
+        self._copies = Copies(store)
+        self._directories = Directories(self._listing, self._copies, self._uploads)
+        intents = None
+        if cache_directory is not None:
+            intents = Intents(Places(cache_directory, self.identity).intents)
+        self._renames = Renames(self._listing, self._copies, intents)
+        self._shortened: dict[str, str] = {}
 
-    @classmethod
-    @asynccontextmanager
-    async def connect(
-        cls, *, account: str, endpoint: str, container: str, key: str
-    ) -> AsyncIterator[BlobVolume]:
-        """Open a container.
-
-        Raises:
-            MountError: It cannot be used, and why.
-        """
-        store = BlobStore(account=account, endpoint=endpoint, container=container, key=key)
-        async with store.opened():
-            yield cls(store)
+    async def recover(self) -> None:
+        """Complete or undo what earlier mounts of this container left half-way, and log it."""
+        await self._renames.recover()
 
     # -- names --------------------------------------------------------------------------------
 
     async def stat(self, path: str) -> Attributes:
         """A blob's properties, or a directory where only names below it exist."""
         if not path:
-            return _DIRECTORY
-        try:
-            return _from_headers((await self._store.head(path)).headers)
-        except FileNotFoundError:
-            if await self._has_children(path):
-                return _DIRECTORY
-            raise
+            return PLAIN
+        name = await self._name(path)
+        found = await self._properties(name)
+        if names.is_directory_alias(path.rpartition("/")[2]):
+            # Only beside a file: otherwise the directory has its own name.
+            if found is None or found.kind is Kind.DIRECTORY:
+                fail(errno.ENOENT, path)
+            found = None
+        if found is None:
+            if not await self._directories.exists(f"{name}/"):
+                fail(errno.ENOENT, path)
+            return PLAIN
+        return found
 
     async def list(self, path: str) -> AsyncGenerator[Sequence[Entry], None]:
         """The names below ``path``, a page of the service at a time."""
-        prefix = f"{path}/" if path else ""
-        pages = self._client.walk_blobs(
-            name_starts_with=prefix, include=["metadata"], delimiter="/", results_per_page=PAGE
-        ).by_page()
-        directories: set[str] = set()
-        while True:
-            page = await self._store.call(path, functools.partial(_next_page, pages))
-            if page is None:
-                return
-            entries: list[Entry] = []
-            for item in page:
-                entry = _entry(item, prefix)
-                if entry is None or entry.name in directories:
-                    continue
-                if entry.attributes.kind is Kind.DIRECTORY:
-                    directories.add(entry.name)
-                entries.append(entry)
-            yield entries
+        prefix = names.prefix_of(path, await self._name(path))
+        async with aclosing(self._directories.entries(path, prefix)) as pages:
+            async for page in pages:
+                yield page
 
     async def make_directory(self, path: str, mode: int | None) -> Attributes:
         """A marker blob, as blobfuse and azcopy make them."""
-        if await self._has_children(path):
-            fail(errno.EEXIST, path)
-        metadata = posix.changed(
-            {posix.FOLDER: "true"}.items(), Changes(mode=mode), kind=Kind.DIRECTORY, rewritten=False
-        )
-        await self._put(path, b"", metadata, {"If-None-Match": "*"})
-        return Attributes(
-            Kind.DIRECTORY, mode=mode, mtime_ns=_now(), metadata=tuple(metadata.items())
-        )
+        return await self._directories.make(path, await self._new_name(path), Changes(mode=mode))
 
     async def remove_directory(self, path: str) -> None:
         """Delete the marker of a directory that nothing is in."""
-        if await self._has_children(path):
-            fail(errno.ENOTEMPTY, path)
-        with suppress(FileNotFoundError):  # without a marker it ended with the last name in it
-            await self._store.call(path, self._client.delete_blob, path)
+        await self._directories.remove(path, await self._name(path))
 
     async def unlink(self, path: str) -> None:
-        """Delete a blob."""
-        await self._store.call(path, self._client.delete_blob, path)
+        """Delete a blob, whatever version it is: the last name goes, as on other file systems.
+
+        EBUSY while it is leased or has snapshots, which would go with it.
+        """
+        name = await self._blob_name(path)
+        await self._directories.keep_parent(name)
+        try:
+            await self._store.request("DELETE", name)
+        except FileNotFoundError as error:
+            if not getattr(error, "uncertain", False):  # else an earlier try has done it
+                raise
 
     async def rename(
         self, source: str, target: str, attributes: Attributes, *, replace: bool
     ) -> Attributes:
         """Copy inside the store, then delete: a flat container has no rename."""
+        old, new = await self._name(source), await self._new_name(target)
+        if old.rpartition("/")[0] != new.rpartition("/")[0]:
+            await self._directories.keep_parent(old)
         if attributes.kind is not Kind.DIRECTORY:
-            return await self._rename_blob(source, target, replace=replace)
-        if await self._has_children(target):
-            fail(errno.ENOTEMPTY if replace else errno.EEXIST, target)
-        names = await self._store.call(source, self._names_below, f"{source}/")
-        limiter = trio.CapacityLimiter(UPLOADS)
-        with single_error():
-            async with trio.open_nursery() as nursery:
-                for name in names:
-                    renamed = f"{target}{name[len(source) :]}"
-                    nursery.start_soon(self._rename_one, limiter, name, renamed)
-        with suppress(FileNotFoundError):  # there may be no marker to move
-            await self._rename_blob(source, target, replace=True)
+            await self._blob_name(source)
+            return await self._renames.file(old, new, attributes, replace=replace)
+        await self._renames.trees.rename(old, new, replace=replace)
+        self._directories.forget_tree(old)
         return attributes
+
+    async def exchange(self, one: str, other: str) -> None:
+        """Copy both ways inside the store, by way of a third name."""
+        for path in (one, other):
+            if names.is_directory_alias(path.rpartition("/")[2]):
+                fail(errno.EINVAL, path, "a file has the same name")
+        await self._renames.exchange(await self._blob_name(one), await self._blob_name(other))
 
     async def symlink(self, path: str, target: str) -> Attributes:
         """A blob with the target as content, as blobfuse and azcopy make them."""
-        body = target.encode()
-        made = await self._put(path, body, {posix.SYMLINK: "true"}, {"If-None-Match": "*"})
+        body = target.encode(errors="surrogateescape")
+        metadata = {posix.SYMLINK: "true"}
+        made = await self._uploads.put(await self._new_name(path), body, metadata, dict(IF_FREE))
         return made.changed(kind=Kind.SYMLINK, size=len(body))
 
     async def readlink(self, path: str, attributes: Attributes) -> str:
@@ -164,8 +153,9 @@ class BlobVolume:
         self, path: str, attributes: Attributes, offset: int, buffer: memoryview, progress: Progress
     ) -> None:
         """One conditional range request."""
+        name = await self._name(path)
         try:
-            await self._store.get_range(path, attributes.version, offset, buffer, progress)
+            await self._store.get_range(name, attributes.version, offset, buffer, progress)
         except FileNotFoundError:
             fail(errno.ESTALE, path, "the blob was deleted while it was open")
 
@@ -174,71 +164,48 @@ class BlobVolume:
     ) -> Attributes:
         """An empty blob, made only if the name is free."""
         metadata = posix.changed((), Changes(mode=mode, uid=uid, gid=gid), rewritten=True)
-        return await self._put(path, b"", metadata, {"If-None-Match": "*"})
+        return await self._uploads.put(await self._new_name(path), b"", metadata, dict(IF_FREE))
 
     async def commit(
         self, path: str, base: Attributes | None, content: DirtyContent, changes: Changes
     ) -> Attributes:
         """One Put Blob, or the blocks that changed and a new block list; conditional either way."""
-        metadata = posix.changed(base.metadata if base else (), changes, rewritten=True)
-        condition = {"If-Match": base.version} if base else {"If-None-Match": "*"}
-        if content.size <= SINGLE_PUT:
-            body = await content.read(0, content.size) if content.size else b""
-            return await self._put(path, body, metadata, condition)
-        return await self._commit_blocks(path, base, content, metadata)
+        return await self._uploads.commit(await self._blob_name(path), base, content, changes)
 
     async def set_attributes(
         self, path: str, attributes: Attributes, changes: Changes
     ) -> Attributes:
-        """Keep mode, owner and times in the blob's metadata."""
-        if attributes.kind is Kind.DIRECTORY and not attributes.metadata:
-            # No marker to keep them in: make one, and the directory also outlives its last file.
-            base = {posix.FOLDER: "true"}
-            merged = posix.changed(base.items(), changes, kind=Kind.DIRECTORY, rewritten=False)
-            await self._put(path, b"", merged, {"If-None-Match": "*"})
-            return await self.stat(path)
-        merged = posix.changed(attributes.metadata, changes, kind=attributes.kind, rewritten=False)
-        blob = self._client.get_blob_client(path)
-        condition: dict[str, Any] = {}
-        if attributes.version:
-            condition = {
-                "etag": attributes.version,
-                "match_condition": MatchConditions.IfNotModified,
-            }
-        answer = await self._store.call(path, blob.set_blob_metadata, merged, **condition)
-        fresh = posix.attributes(
-            size=attributes.size,
-            etag=str(answer["etag"]),
-            last_modified=_time(answer["last_modified"]),
-            metadata=merged,
-        )
-        return fresh.changed(
-            mtime_ns=attributes.mtime_ns if changes.mtime_ns is None else changes.mtime_ns
+        """Keep mode, owner, times and extended attributes in the blob's metadata.
+
+        ENOSPC when it holds no more; ESTALE when it is another version by now.
+        """
+        if attributes.kind is Kind.DIRECTORY:
+            return await self._set_directory(path, changes)
+        if changes.mtime_ns is None:  # the store will count this change as a modification
+            kept = posix.modified(attributes)
+            attributes = attributes.changed(metadata=tuple(sorted(kept.items())))
+        return await self._set_metadata(
+            await self._blob_name(path), attributes.version, attributes, changes
         )
 
     async def continues(self, path: str, old: Attributes, new: Attributes) -> bool:
-        """A block blob that changed was replaced as a whole."""
-        del path, old, new
-        await trio.lowlevel.checkpoint()
-        return False
-
-    async def exchange(self, one: str, other: str) -> None:
-        """A flat container has no such operation. EINVAL."""
-        await trio.lowlevel.checkpoint()
-        fail(errno.EINVAL, one, f"cannot change places with {other}")
+        """Whether it has only grown, as far as that can be proven cheaply."""
+        try:
+            return await has_grown(self._store, await self._name(path), old, new)
+        except OSError as error:
+            if error.errno in {errno.ESTALE, errno.ENOENT}:
+                return False  # replaced again
+            raise
 
     def staging_size(self, offset: int) -> int:
-        """Nothing is sent ahead."""
-        del offset
-        return 0
+        """The size of the block that begins there: blocks grow with the blob."""
+        return staging_size(offset)
 
     async def stage(
         self, path: str, base: Attributes, start: int, body: bytes | memoryview
     ) -> Staged | None:
-        """Nothing is sent ahead."""
-        del path, base, start, body
-        await trio.lowlevel.checkpoint()
-        return None
+        """One Put Block; None where the blob takes none."""
+        return await self._uploads.stage(await self._blob_name(path), base, start, body)
 
     async def space(self) -> Space:
         """A container has no limit that anyone would meet."""
@@ -251,174 +218,93 @@ class BlobVolume:
 
     # -- internals ----------------------------------------------------------------------------
 
-    async def _has_children(self, path: str) -> bool:
-        names = await self._store.call(path, self._names_below, f"{path}/" if path else "", 1)
-        return bool(names)
+    async def _set_directory(self, path: str, changes: Changes) -> Attributes:
+        name = await self._name(path)
+        if not can_be_marked(name) or names.is_directory_alias(path.rpartition("/")[2]):
+            fail(errno.EPERM, path, "this directory can have no marker to keep attributes in")
+        marker = await self._copies.head(name)
+        if marker is None:  # with one, the directory also outlives its last file
+            return await self._directories.mark(name, changes)
+        if marker.attributes.kind is not Kind.DIRECTORY:
+            fail(errno.ESTALE, path)
+        changed = await self._set_metadata(name, marker.etag, marker.attributes, changes)
+        return changed.changed(version="")
 
-    def _names_below(self, prefix: str, limit: int | None = None) -> Sequence[str]:
-        found: list[str] = []
-        for name in self._client.list_blob_names(
-            name_starts_with=prefix, results_per_page=2 if limit else PAGE
-        ):
-            if name != prefix or limit is None:
-                found.append(name)
-            if limit is not None and len(found) >= limit:
-                break
-        return found
-
-    async def _rename_one(self, limiter: trio.CapacityLimiter, source: str, target: str) -> None:
-        async with limiter:
-            await self._rename_blob(source, target, replace=True)
-
-    async def _rename_blob(self, source: str, target: str, *, replace: bool) -> Attributes:
-        origin = self._client.get_blob_client(source)
-        copy = self._client.get_blob_client(target)
-        condition: dict[str, Any] = (
-            {} if replace else {"etag": "*", "match_condition": MatchConditions.IfMissing}
-        )
-        found = await self._store.call(source, origin.get_blob_properties)
-        answer = await self._store.call(
-            source,
-            copy.start_copy_from_url,
-            origin.url,
-            source_etag=found.etag,
-            source_match_condition=MatchConditions.IfNotModified,
-            **condition,
-        )
-        status = str(answer["copy_status"])
-        while True:
-            properties = await self._store.call(target, copy.get_blob_properties)
-            status = str(properties.copy.status or status)
-            if status != "pending":
-                break
-            await trio.sleep(COPY_POLL)
-        if status != "success":
-            fail(errno.EIO, source, f"the copy inside the store ended as {status}")
-        await self._store.call(
-            source,
-            origin.delete_blob,
-            etag=found.etag,
-            match_condition=MatchConditions.IfNotModified,
-        )
-        return _attributes(properties)
-
-    async def _put(
-        self,
-        path: str,
-        body: bytes | memoryview,
-        metadata: dict[str, str],
-        condition: dict[str, str],
+    async def _set_metadata(
+        self, name: str, etag: str, attributes: Attributes, changes: Changes
     ) -> Attributes:
-        headers = {f"x-ms-meta-{name}": value for name, value in metadata.items()}
-        response = await self._store.put_blob(path, body, {**headers, **condition})
-        return posix.attributes(
-            size=len(body), etag=response.headers["etag"], last_modified=None, metadata=metadata
-        ).changed(mtime_ns=_now(), ctime_ns=_now())
-
-    async def _commit_blocks(
-        self, path: str, base: Attributes | None, content: DirtyContent, metadata: dict[str, str]
-    ) -> Attributes:
-        blob = self._client.get_blob_client(path)
-        blocks: list[Block] = []
-        length = 24
-        if base is not None and base.size and content.base_size:
-            committed, _ = await self._store.call(path, blob.get_block_list, "committed")
-            blocks = [Block(block.id, block.size) for block in committed]
-            # All ids of a blob have one length; with ids too short to be unique, start over.
-            length = len(blocks[0].identifier) if blocks else length
-            if length < 16:
-                blocks, length = [], 24
-        steps = plan(blocks, content.base_size, content.dirty_ranges, content.size)
-        names: list[str] = []
-        limiter = trio.CapacityLimiter(UPLOADS)
-        with single_error():
-            async with trio.open_nursery() as nursery:
-                for step in steps:
-                    if isinstance(step, Keep):
-                        names.append(step.identifier)
-                        continue
-                    # The SDK encodes ids once more on the way out and decodes them on the way in.
-                    name = secrets.token_hex(length)[:length]
-                    names.append(name)
-                    await limiter.acquire_on_behalf_of(name)
-                    nursery.start_soon(self._send_block, path, name, step, content, limiter)
-        condition: dict[str, Any] = (
-            {"etag": base.version, "match_condition": MatchConditions.IfNotModified}
-            if base
-            else {"etag": "*", "match_condition": MatchConditions.IfMissing}
+        metadata = posix.changed(
+            attributes.metadata, changes, kind=attributes.kind, rewritten=False
         )
-        answer = await self._store.call(
-            path,
-            blob.commit_block_list,
-            [BlobBlock(name) for name in names],
-            metadata=metadata,
-            **condition,
-        )
-        return posix.attributes(
-            size=content.size,
-            etag=str(answer["etag"]),
-            last_modified=_time(answer["last_modified"]),
-            metadata=metadata,
-        )
-
-    async def _send_block(
-        self,
-        path: str,
-        name: str,
-        step: Send,
-        content: DirtyContent,
-        limiter: trio.CapacityLimiter,
-    ) -> None:
+        headers = {f"x-ms-meta-{key}": value for key, value in metadata.items()}
         try:
-            body = await content.read(step.start, step.end - step.start)
-            encoded = base64.b64encode(name.encode()).decode()
-            await self._store.put_block(path, encoded, body)
-        finally:
-            limiter.release_on_behalf_of(name)
+            response = await self._store.request(
+                "PUT", name, query="comp=metadata", headers={**headers, "If-Match": etag}
+            )
+            said = response.headers
+        except OSError as error:
+            # Tried again after a lost answer, it meets its own new version.
+            found = await self._copies.head(name) if getattr(error, "uncertain", False) else None
+            if found is None or not posix.same(dict(found.attributes.metadata), metadata):
+                raise
+            return found.attributes
+        return posix.attributes(
+            size=attributes.size,
+            etag=said["etag"],
+            last_modified=parsedate_to_datetime(said["last-modified"]),
+            metadata=metadata,
+            headers=attributes.headers,
+        )
 
+    async def _properties(self, name: str) -> Attributes | None:
+        if names.has_dots(name):  # servers on the way may take it for another blob's
+            listed = await self._listing.find(name)
+            return None if listed is None else listed.attributes
+        head = await self._copies.head(name)
+        if head is None:
+            return None
+        if head.attributes.kind is Kind.DIRECTORY:
+            self._directories.found(name, head.etag)
+        # An empty blob whose name ends with a slash is a directory's marker, not a file in it.
+        return None if name.endswith("/") and not head.attributes.size else head.attributes
 
-def _attributes(properties: BlobProperties) -> Attributes:
-    return posix.attributes(
-        size=properties.size,
-        etag=str(properties.etag),
-        last_modified=properties.last_modified,
-        metadata=properties.metadata,
-    )
+    async def _blob_name(self, path: str) -> str:
+        """The name of the blob at ``path``, which must not be the container itself."""
+        name = await self._name(path)
+        if not name:
+            fail(errno.EPERM, path, "no blob can have this name")
+        return name
 
+    async def _new_name(self, path: str) -> str:
+        names.check_new(path)
+        return await self._blob_name(path)
 
-def _from_headers(headers: Mapping[str, str]) -> Attributes:
-    prefix = "x-ms-meta-"
-    return posix.attributes(
-        size=int(headers["content-length"]),
-        etag=headers["etag"],
-        last_modified=parsedate_to_datetime(headers["last-modified"]),
-        metadata={
-            name.removeprefix(prefix): value
-            for name, value in headers.items()
-            if name.startswith(prefix)
-        },
-    )
+    async def _name(self, path: str) -> str:
+        try:
+            return names.blob_name(path)
+        except names.ShortenedError:
+            pass
+        parts: list[str] = []
+        for component in path.split("/"):
+            try:
+                parts.append(names.blob_component(component))
+            except names.ShortenedError:
+                parts.append(await self._long_component("/".join(parts), component))
+        return "/".join(parts)
 
-
-def _entry(item: BlobProperties | BlobPrefix, prefix: str) -> Entry | None:
-    """The directory entry of a listed item; None for names that no path can say."""
-    if isinstance(item, BlobPrefix):
-        name = item.name[len(prefix) :].rstrip("/")
-        return Entry(name, _DIRECTORY) if name else None
-    name = item.name[len(prefix) :]
-    if not name or "\0" in name or name in {".", ".."}:
-        return None
-    return Entry(name, _attributes(item))
-
-
-def _next_page(pages: Iterator[Iterator[Any]]) -> Sequence[Any] | None:
-    page = next(pages, None)
-    return None if page is None else list(page)
-
-
-def _time(value: str | datetime) -> datetime | None:
-    return value if isinstance(value, datetime) else None
-
-
-def _now() -> int:
-    return time.time_ns()
+    async def _long_component(self, parent: str, shown: str) -> str:
+        """What a shortened component stands for: only its directory's listing can tell."""
+        prefix = f"{parent}/" if parent else ""
+        key = f"{prefix}{shown}"
+        if key not in self._shortened:
+            async with aclosing(self._listing.pages(prefix, delimiter="/")) as pages:
+                async for page in pages:
+                    for name in (*(blob.name for blob in page.blobs), *page.prefixes):
+                        component = name[len(prefix) :].removesuffix("/")
+                        if names.path_component(component) == shown:
+                            self._shortened[key] = component
+            if key not in self._shortened:
+                fail(errno.ENOENT, key)
+            if len(self._shortened) > _REMEMBERED:
+                del self._shortened[next(iter(self._shortened))]
+        return self._shortened[key]

@@ -38,6 +38,7 @@ class ShareVolume:
         self.source = source
         self.identity = identity
         self.keeps_xattrs = False
+        self.versions_are_immutable = False
         self.preferred_read = 1024 * 1024
         #: Followers of a log see it grow.
         self.commit_interval: float | None = 1.0

@@ -1,0 +1,237 @@
+"""Renaming blobs, and letting two names change places; with what a crash left of it."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import secrets
+from typing import Any, Final
+
+import structlog
+import trio
+
+from fuse.blob.copies import CHASES, IF_FREE, Copies, Head
+from fuse.blob.listing import Blob, Listing
+from fuse.blob.trees import KIND as TREE
+from fuse.blob.trees import Trees
+from fuse.errors import fail
+from fuse.intents import Intent, Intents
+from fuse.volume import Attributes, Kind
+
+log = structlog.get_logger("fuse")
+
+_EXCHANGE: Final = "exchange"
+_EXCHANGE_TREES: Final = "exchange-trees"
+
+
+class Renames:
+    """Renames in one container. All names are blobs' names.
+
+    Args:
+        listing: Of the container.
+        copies: In it.
+        intents: Where operations of several requests are written down; None: nowhere.
+    """
+
+    def __init__(self, listing: Listing, copies: Copies, intents: Intents | None) -> None:
+        self._listing = listing
+        self._copies = copies
+        self._intents = intents
+        self.trees = Trees(listing, copies, intents)
+
+    async def file(
+        self, source: str, target: str, attributes: Attributes, *, replace: bool
+    ) -> Attributes:
+        """Copy, then delete: a flat container has no rename.
+
+        If the deletion is refused, the old name stays as it was. So does the new one if it had to
+        be free; what it replaced otherwise is gone, and it keeps the copy.
+        """
+        blob = Blob(source, attributes.version, attributes)
+        condition = {} if replace else IF_FREE
+        copied: Head | None = None
+        for _ in range(CHASES):
+            if blob.etag:
+                try:
+                    copied = await self._copies.copy(blob, target, condition)
+                    await self._copies.remove(source, blob.etag)
+                    return copied.attributes
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
+                        if copied is not None:
+                            await self._undo(copied, source, target, error, replace=replace)
+                        raise
+            # Somebody wrote to it: a rename moves what has the name by now.
+            newer = await self._copies.head(source)
+            if newer is None:
+                fail(errno.ENOENT, source)
+            if newer.etag == blob.etag:
+                fail(errno.ESTALE, target, "the target changed")
+            blob = Blob(source, newer.etag, newer.attributes)
+            if copied is not None:
+                condition = {"If-Match": copied.etag}
+        raise OSError(errno.EBUSY, "somebody keeps writing to it", source)
+
+    async def exchange(self, one: str, other: str) -> None:
+        """Let two names change places. ENOENT; EINVAL where one is inside the other."""
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            fail(errno.EINVAL, one)
+        first, second = await self._copies.head(one), await self._copies.head(other)
+        if (
+            first is not None
+            and second is not None
+            and Kind.DIRECTORY not in {first.attributes.kind, second.attributes.kind}
+        ):
+            await self._exchange_blobs(one, first, other, second)
+        else:
+            await self._exchange_trees(one, other)
+
+    async def recover(self) -> None:
+        """Complete or undo what earlier mounts left behind. What cannot be now stays for later."""
+        if self._intents is None:
+            return
+        left = await trio.to_thread.run_sync(
+            lambda intents: list(intents.left_behind()), self._intents
+        )
+        # What an exchange of trees consists of comes before the exchange.
+        for intent in sorted(left, key=lambda intent: intent.kind == _EXCHANGE_TREES):
+            with intent:
+                try:
+                    await self._resume(intent)
+                except (OSError, KeyError, ValueError, TypeError):
+                    log.exception(
+                        "an interrupted operation stays for the next mount",
+                        kind=intent.kind,
+                        intent=str(intent.path),
+                    )
+
+    # -- internals ----------------------------------------------------------------------------
+
+    async def _undo(
+        self, copied: Head, source: str, target: str, cause: OSError, *, replace: bool
+    ) -> None:
+        """Delete the copy, if it is certain that it is not the only one left."""
+        if replace or getattr(cause, "uncertain", False) or not await self._copies.head(source):
+            log.warning("the old name could not be removed", source=source, target=target)
+            return
+        await self._copies.remove(target, copied.etag)
+
+    async def _exchange_blobs(self, one: str, first: Head, other: str, second: Head) -> None:
+        temporary = _temporary(one)
+        details = {"one": one, "other": other, "temporary": temporary}
+        etags = {"one_etag": first.etag, "other_etag": second.etag}
+        intent = await self._begin(_EXCHANGE, {**details, **etags})
+        copy, remove = self._copies.copy, self._copies.remove
+        kept: Head | None = None
+        moved: Head | None = None
+        try:
+            kept = await copy(_blob(one, first), temporary, IF_FREE)
+            moved = await copy(_blob(other, second), one, {"If-Match": first.etag})
+            await copy(_blob(temporary, kept), other, {"If-Match": second.etag})
+        except OSError as error:
+            if not getattr(error, "uncertain", False):  # else the next mount looks how far it came
+                if kept is not None and moved is not None:
+                    await copy(_blob(temporary, kept), one, {"If-Match": moved.etag})
+                if kept is not None:
+                    await remove(temporary, kept.etag)
+                await _end(intent)
+            raise
+        else:
+            await remove(temporary, kept.etag)
+            await _end(intent)
+        finally:
+            if intent is not None:
+                intent.close()
+
+    async def _exchange_trees(self, one: str, other: str) -> None:
+        for name in (one, other):
+            if not await self._exists(name):
+                fail(errno.ENOENT, name)
+        temporary = _temporary(one)
+        details = {"one": one, "other": other, "temporary": temporary}
+        intent = await self._begin(_EXCHANGE_TREES, details)
+        try:
+            await self._move(one, temporary)
+            try:
+                await self._move(other, one)
+            except OSError:
+                await self._move(temporary, one)
+                await _end(intent)
+                raise
+            await self._move(temporary, other)
+            await _end(intent)
+        finally:
+            if intent is not None:
+                intent.close()
+
+    async def _resume(self, intent: Intent) -> None:
+        if intent.kind == TREE:
+            await self.trees.resume(intent)
+        elif intent.kind == _EXCHANGE:
+            await self._resume_exchange(intent)
+        elif intent.kind == _EXCHANGE_TREES:
+            await self._resume_exchange_trees(intent)
+        else:
+            log.error("an intent of an unknown kind", kind=intent.kind, path=str(intent.path))
+
+    async def _resume_exchange(self, intent: Intent) -> None:
+        """Undo before the first name has changed, complete afterwards."""
+        details: dict[str, Any] = intent.details
+        one, other, temporary = details["one"], details["other"], details["temporary"]
+        kept = await self._copies.head(temporary)
+        if kept is not None:
+            first, second = await self._copies.head(one), await self._copies.head(other)
+            if first is not None and self._copies.is_copy(first, other):
+                if second is not None and second.etag == details["other_etag"]:
+                    copy = self._copies.copy
+                    await copy(_blob(temporary, kept), other, {"If-Match": second.etag})
+                elif second is None or not self._copies.is_copy(second, temporary):
+                    fail(errno.ESTALE, other, f"it changed; its new content is at {temporary}")
+            elif first is None or first.etag != details["one_etag"]:
+                fail(errno.ESTALE, one, f"it changed; what it was is at {temporary}")
+            await self._copies.remove(temporary, kept.etag)
+        log.warning("an interrupted exchange of names is settled", one=one, other=other)
+        await trio.to_thread.run_sync(intent.end)
+
+    async def _resume_exchange_trees(self, intent: Intent) -> None:
+        details: dict[str, Any] = intent.details
+        one, other, temporary = details["one"], details["other"], details["temporary"]
+        if await self._exists(temporary):
+            if not await self._exists(one):
+                await self._move(temporary, one)
+            elif not await self._exists(other):
+                await self._move(temporary, other)
+            else:
+                fail(errno.EEXIST, temporary, f"both {one} and {other} are there, and so is it")
+        log.warning("an interrupted exchange of names is settled", one=one, other=other)
+        await trio.to_thread.run_sync(intent.end)
+
+    async def _exists(self, name: str) -> bool:
+        there = await self._copies.head(name)
+        return there is not None or bool(await self._listing.some(f"{name}/", 1))
+
+    async def _move(self, source: str, target: str) -> None:
+        there = await self._copies.head(source)
+        if there is None or there.attributes.kind is Kind.DIRECTORY:
+            await self.trees.rename(source, target, replace=False)
+        else:
+            await self.file(source, target, there.attributes, replace=False)
+
+    async def _begin(self, kind: str, details: dict[str, Any]) -> Intent | None:
+        if self._intents is None:
+            return None
+        return await trio.to_thread.run_sync(self._intents.begin, kind, details)
+
+
+def _blob(name: str, head: Head) -> Blob:
+    return Blob(name, head.etag, head.attributes)
+
+
+def _temporary(name: str) -> str:
+    directory, base = posixpath.split(name)
+    return posixpath.join(directory, f".{base[:200]}.{secrets.token_hex(8)}.exchange")
+
+
+async def _end(intent: Intent | None) -> None:
+    if intent is not None:
+        await trio.to_thread.run_sync(intent.end)

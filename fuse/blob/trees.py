@@ -1,0 +1,361 @@
+"""Renaming directories: many copies and deletions that count as one.
+
+First everything is copied, then everything is deleted: until the first deletion the old tree is
+whole, and whatever goes wrong is undone by deleting copies. From then on the new tree is whole, and
+what is interrupted is completed by deleting the rest. An intent on disk says how far it is, so that
+the next mount can do either after a crash.
+
+Every copy and every deletion is conditional on the version that the plan was made with: what other
+nodes write meanwhile is never overwritten and never deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
+
+import structlog
+import trio
+
+from fuse.blob import names
+from fuse.blob.copies import CHASES, IF_FREE, Copies, Head
+from fuse.blob.listing import Blob, Listing
+from fuse.errors import fail
+from fuse.groups import single_error
+from fuse.intents import Intent, Intents
+from fuse.volume import Kind
+
+Item = TypeVar("Item")
+
+log = structlog.get_logger("fuse")
+
+#: The kind of its intents.
+KIND: Final = "rename"
+
+#: Copies and deletions under way at a time.
+CONCURRENCY: Final = 24
+
+#: Seconds for undoing a rename that failed.
+UNDO_PATIENCE: Final = 60.0
+
+#: How often to look for what was made in the old directory while it was renamed.
+_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One blob of a tree.
+
+    Attributes:
+        source: What it is called before, and its version.
+        target: What it is called after.
+    """
+
+    source: Blob
+    target: str
+
+
+class Trees:
+    """Renames directories of one container. All names are blobs' names."""
+
+    def __init__(self, listing: Listing, copies: Copies, intents: Intents | None) -> None:
+        self._listing = listing
+        self._copies = copies
+        self._intents = intents
+
+    async def rename(self, source: str, target: str, *, replace: bool) -> None:
+        """Rename a directory; with ``replace`` an empty one may be in the way.
+
+        Raises:
+            OSError: ENOENT, ENOTEMPTY or EEXIST, ENAMETOOLONG before anything is done; the reason
+                of the store when it failed and was undone.
+        """
+        plan = await self._plan(source, target)
+        if not plan:
+            fail(errno.ENOENT, source)
+        await self._check_target(target, replace=replace)
+        intent = await _Journal.begin(
+            self._intents,
+            {
+                "source": source,
+                "target": target,
+                "blobs": [[move.source.name[len(source) :], move.source.etag] for move in plan],
+            },
+        )
+        try:
+            await self._copy_or_undo(plan, intent)
+            await intent.note(phase="deleting")
+            await self._delete_or_undo(plan, intent)
+            await self._latecomers(source, target)
+            await intent.end()
+        finally:
+            intent.close()
+
+    async def resume(self, intent: Intent) -> None:
+        """Complete or undo a rename that a crash interrupted. OSError leaves it for later."""
+        source, target = str(intent.details["source"]), str(intent.details["target"])
+        planned = [
+            (f"{source}{suffix}", str(etag), f"{target}{suffix}")
+            for suffix, etag in intent.details["blobs"]
+        ]
+        said = {"source": source, "target": target, "blobs": len(planned)}
+        if intent.details.get("phase") == "deleting":
+            kept = await self._resume_deleting(planned)
+            log.warning("completed a rename that was interrupted", kept=sorted(kept), **said)
+        elif await self._resume_copying(planned, intent):
+            log.warning("completed a rename that was interrupted", **said)
+        else:
+            log.warning("undid a rename that was interrupted: its source changed", **said)
+        await trio.to_thread.run_sync(intent.end)
+
+    # -- steps --------------------------------------------------------------------------------
+
+    async def _plan(self, source: str, target: str) -> list[Move]:
+        moves = []
+        marker = await self._copies.head(source)
+        if marker is not None and marker.attributes.kind is Kind.DIRECTORY:
+            moves.append(Move(Blob(source, marker.etag, marker.attributes), target))
+        async with aclosing(self._listing.pages(f"{source}/")) as pages:
+            async for page in pages:
+                moves += [Move(blob, f"{target}{blob.name[len(source) :]}") for blob in page.blobs]
+        for move in moves:
+            names.check_length(move.target)
+        return moves
+
+    async def _check_target(self, target: str, *, replace: bool) -> None:
+        prefix = f"{target}/"
+        below = await self._listing.some(prefix, 2)
+        if any(blob.name != prefix or blob.attributes.size for blob in below):
+            fail(errno.ENOTEMPTY if replace else errno.EEXIST, target)
+        marker = await self._copies.head(target)
+        if marker is not None and (not replace or marker.attributes.kind is not Kind.DIRECTORY):
+            fail(errno.ENOTDIR if replace else errno.EEXIST, target)
+
+    async def _copy_or_undo(self, plan: Sequence[Move], intent: _Journal) -> None:
+        """Copy everything; on failure delete the copies, and the old tree is as it was."""
+        begun: dict[str, str] = {}
+
+        async def copy(move: Move) -> None:
+            begun[move.target] = ""
+            begun[move.target] = (await self._copy(move, resumed=False)).etag
+
+        try:
+            await _each(plan, copy)
+        except OSError as error:
+            await self._undo(plan, begun, intent, error)
+            raise
+
+    async def _delete_or_undo(self, plan: Sequence[Move], intent: _Journal) -> None:
+        """Delete the old names; what forbids it usually forbids the first deletion already."""
+        first, *rest = reversed(plan)  # the marker last: the directory ends when it is empty
+        try:
+            await self._delete(first)
+        except OSError as error:
+            if getattr(error, "uncertain", False):  # it may have been done
+                raise
+            await self._undo(plan, {move.target: "" for move in plan}, intent, error)
+            raise
+        try:
+            await _each(rest, self._delete)
+        except OSError as error:
+            log.error(  # noqa: TRY400 -- the cause is raised, this says what it means
+                "a rename is incomplete: files are under both names, the next mount completes it",
+                source=plan[0].source.name,
+                target=plan[0].target,
+                reason=error.strerror,
+            )
+            raise
+
+    async def _undo(
+        self, plan: Sequence[Move], begun: dict[str, str], intent: _Journal, cause: OSError
+    ) -> None:
+        async def undo(move: Move) -> None:
+            await self._remove_copy(move.source.name, move.target, begun[move.target])
+
+        with trio.move_on_after(UNDO_PATIENCE) as patience:
+            try:
+                await _each([move for move in plan if move.target in begun], undo)
+                await intent.end()
+            except OSError as error:
+                log.error(  # noqa: TRY400 -- both reasons are here
+                    "a rename failed and could not be undone: the next mount does",
+                    source=plan[0].source.name,
+                    target=plan[0].target,
+                    reason=cause.strerror,
+                    undoing=error.strerror,
+                )
+        if patience.cancelled_caught:
+            log.error("undoing a rename takes too long: the next mount does it")
+
+    async def _latecomers(self, source: str, target: str) -> None:
+        """Take along what was made in the old directory while it was renamed."""
+        for _ in range(_ROUNDS):
+            late = await self._plan(source, target)
+            if not late:
+                return
+            for move in late:
+                try:
+                    await self._copy(move, resumed=False)
+                    await self._delete(move)
+                except FileExistsError:
+                    log.warning("a name is in both directories", name=move.source.name)
+
+    # -- after a crash ------------------------------------------------------------------------
+
+    async def _resume_copying(
+        self, planned: Sequence[tuple[str, str, str]], intent: Intent
+    ) -> bool:
+        """Go on copying, or undo where a source is no longer what was to be renamed."""
+        moves: list[Move] = []
+        changed = False
+
+        async def look(item: tuple[str, str, str]) -> None:
+            nonlocal changed
+            name, etag, target = item
+            head = await self._copies.head(name)
+            if head is None or head.etag != etag:
+                changed = True
+            else:
+                moves.append(Move(Blob(name, etag, head.attributes), target))
+
+        async def copy(move: Move) -> None:
+            await self._copy(move, resumed=True)
+
+        await _each(planned, look)
+        if not changed:
+            try:
+                await _each(moves, copy)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ESTALE, errno.ENOENT}:
+                    raise
+                changed = True  # by somebody, between the look and the copy
+        if changed:
+            await _each(planned, lambda item: self._remove_copy(item[0], item[2], ""))
+            return False
+        await trio.to_thread.run_sync(lambda: intent.note(phase="deleting"))
+        await self._resume_deleting(planned)
+        return True
+
+    async def _resume_deleting(self, planned: Sequence[tuple[str, str, str]]) -> set[str]:
+        """Delete what has been copied; returns what is kept because it, or its copy, changed."""
+        kept: set[str] = set()
+
+        async def delete(item: tuple[str, str, str]) -> None:
+            name, etag, target = item
+            head = await self._copies.head(name)
+            if head is None:
+                return
+            if head.etag != etag or await self._copies.head(target) is None:
+                kept.add(name)
+                return
+            await self._copies.remove(name, etag)
+
+        await _each(planned, delete)
+        return kept
+
+    # -- one blob -----------------------------------------------------------------------------
+
+    async def _copy(self, move: Move, *, resumed: bool) -> Head:
+        try:
+            return await self._copies.copy(move.source, move.target, IF_FREE)
+        except FileExistsError:
+            there = await self._copies.head(move.target)
+            if there is None:
+                raise
+            kinds = {move.source.attributes.kind, there.attributes.kind}
+            ours = resumed and self._copies.is_copy(there, move.source.name)
+            if not ours and kinds != {Kind.DIRECTORY}:
+                raise
+            return await self._copies.copy(move.source, move.target, {"If-Match": there.etag})
+
+    async def _delete(self, move: Move) -> None:
+        """Delete the old name; a version that came meanwhile is taken along first."""
+        etag = move.source.etag
+        for _ in range(CHASES):
+            try:
+                await self._copies.remove(move.source.name, etag)
+                return
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+            newer = await self._copies.head(move.source.name)
+            there = await self._copies.head(move.target)
+            if newer is None:
+                return
+            if there is None or not self._copies.is_copy(there, move.source.name):
+                log.warning("a file changed under both its names", name=move.source.name)
+                return
+            blob = Blob(move.source.name, newer.etag, newer.attributes)
+            await self._copies.copy(blob, move.target, {"If-Match": there.etag})
+            etag = newer.etag
+        fail(errno.EBUSY, move.source.name, "somebody keeps writing to it")
+
+    async def _remove_copy(self, source: str, target: str, etag: str) -> None:
+        """Delete a copy; never the only one, and nothing that somebody else wrote there."""
+        if await self._copies.head(source) is None:
+            return
+        if not etag:
+            there = await self._copies.head(target)
+            if there is None or not self._copies.is_copy(there, source):
+                return
+            etag = there.etag
+        try:
+            await self._copies.remove(target, etag)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+
+
+class _Journal:
+    """The intent of a rename, or none where the volume has no place for intents."""
+
+    def __init__(self, intent: Intent | None) -> None:
+        self._intent = intent
+
+    @classmethod
+    async def begin(cls, intents: Intents | None, details: dict[str, Any]) -> Self:
+        if intents is None:
+            return cls(None)
+        return cls(await trio.to_thread.run_sync(intents.begin, KIND, details))
+
+    async def note(self, **details: Any) -> None:
+        if self._intent is not None:
+            intent = self._intent
+            await trio.to_thread.run_sync(lambda: intent.note(**details))
+
+    async def end(self) -> None:
+        if self._intent is not None:
+            await trio.to_thread.run_sync(self._intent.end)
+
+    def close(self) -> None:
+        if self._intent is not None:
+            self._intent.close()
+
+
+async def _each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]]) -> None:
+    """Run ``action`` for all items, some at a time.
+
+    After an error nothing more is begun. What is under way is waited for: a request that is given
+    up may still be carried out, and what is to be undone must be known.
+    """
+    waiting = iter(items)
+    errors: list[OSError] = []
+
+    async def work() -> None:
+        for item in waiting:
+            try:
+                await action(item)
+            except OSError as error:
+                errors.append(error)
+            if errors:
+                return
+
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            for _ in range(CONCURRENCY):
+                nursery.start_soon(work)
+    if errors:
+        raise errors[0]
