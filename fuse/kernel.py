@@ -1,15 +1,17 @@
-"""What pyfuse3 cannot tell the kernel: read-ahead, background requests, lazy unmounting."""
+"""What pyfuse3 cannot tell the kernel: read-ahead, background requests, ways out of a mount."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+
+from fuse import connections, mountinfo
 
 log = structlog.get_logger("fuse")
 
@@ -20,7 +22,12 @@ READ_AHEAD_KIB = 4096
 #: Background requests (read-ahead among them) that the kernel keeps in flight; its default is 12.
 MAX_BACKGROUND = 64
 
+# umount(2), <sys/mount.h>
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+#: Seconds that fusermount3 may take.
+_FUSERMOUNT_PATIENCE = 10.0
 
 
 def tune(mountpoint: Path) -> dict[str, bool]:
@@ -29,53 +36,61 @@ def tune(mountpoint: Path) -> dict[str, bool]:
     The mount works without them, slower: an unprivileged user cannot set them.
     """
     # st_dev comes from the mount itself: no request waits for an answer that we would have to give.
-    device = _device(mountpoint)
-    if device is None:
+    mount = mountinfo.topmost(mountpoint)
+    if mount is None or os.geteuid() != 0:
         return {"read_ahead": False, "max_background": False}
-    major, minor = os.major(device), os.minor(device)
-    read_ahead = _write(Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READ_AHEAD_KIB)
-    connection = Path(f"/sys/fs/fuse/connections/{minor}")
-    background = _write(connection / "max_background", MAX_BACKGROUND) and _write(
-        connection / "congestion_threshold", MAX_BACKGROUND * 3 // 4
-    )
-    return {"read_ahead": read_ahead, "max_background": background}
+    device = mount.device
+    bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+
+    def read_ahead() -> None:
+        bdi.write_text(f"{READ_AHEAD_KIB}\n", encoding="ascii")
+
+    def background() -> None:
+        connections.set_value(device, "max_background", MAX_BACKGROUND)
+        connections.set_value(device, "congestion_threshold", MAX_BACKGROUND * 3 // 4)
+
+    return {
+        "read_ahead": _done("read_ahead", read_ahead),
+        "max_background": _done("max_background", background),
+    }
 
 
 def is_mounted(mountpoint: Path) -> bool:
     """Whether something is mounted there, without touching it (it may hang)."""
-    return _device(mountpoint) is not None
+    return mountinfo.topmost(mountpoint) is not None
 
 
 def detach(mountpoint: Path) -> None:
-    """Take the mount out of the tree at once, whoever uses it (``umount -l``)."""
+    """Take the mount out of the tree at once, whoever uses it (``umount -l``).
+
+    Raises:
+        OSError: It cannot be.
+    """
     if os.geteuid() != 0:
-        subprocess.run(["fusermount3", "-u", "-z", "--", mountpoint], check=True, timeout=10)
+        try:
+            subprocess.run(
+                ["fusermount3", "-u", "-z", "--", mountpoint],
+                check=True,
+                capture_output=True,
+                timeout=_FUSERMOUNT_PATIENCE,
+            )
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode("utf-8", "replace").strip()
+            raise PermissionError(errno.EPERM, said, str(mountpoint)) from None
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(errno.ETIMEDOUT, "fusermount3 hangs", str(mountpoint)) from None
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(mountpoint), MNT_DETACH) != 0:
+    if libc.umount2(os.fsencode(mountpoint), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
         number = ctypes.get_errno()
         if number not in {errno.EINVAL, errno.ENOENT}:
             raise OSError(number, os.strerror(number), str(mountpoint))
 
 
-def _device(mountpoint: Path) -> int | None:
-    """``st_dev`` of the topmost mount on a directory, from mountinfo (proc(5))."""
-    wanted = os.fsencode(mountpoint)
-    found = None
-    with open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines:
-            fields = line.split(b" ")
-            place = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
-            if place == wanted:
-                major, minor = fields[2].split(b":")
-                found = os.makedev(int(major), int(minor))
-    return found
-
-
-def _write(path: Path, value: int) -> bool:
+def _done(setting: str, apply: Callable[[], None]) -> bool:
     try:
-        path.write_text(f"{value}\n", encoding="ascii")
+        apply()
     except OSError as error:
-        log.info("kernel setting left as it is", setting=str(path), reason=error.strerror)
+        log.info("kernel setting left as it is", setting=setting, reason=error.strerror)
         return False
     return True
