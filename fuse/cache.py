@@ -59,6 +59,10 @@ class Extent:
         """Bytes that the extent holds of the budget."""
         return self.end - self.start
 
+    def renew(self) -> None:
+        """Leave the buffer to whoever may still write to it; nobody has had a byte of it yet."""
+        self.view = memoryview(bytearray(self.size))
+
     def progress(self, filled: int) -> None:
         """Note that the first ``filled`` bytes are there."""
         self.filled = filled

@@ -24,6 +24,8 @@ class MountOptions:
         attribute_timeout: Seconds for which attributes and entries are believed; None: as the
             volume suggests; 0: always ask.
         memory_budget: Bytes of file data kept in memory.
+        disk_budget: Bytes of file data that all mounts together keep in the cache directory; None:
+            a share of what is free; 0: none.
         read_ahead_limit: Largest read-ahead window of one handle in bytes.
     """
 
@@ -37,4 +39,5 @@ class MountOptions:
     allow_other: bool = True
     attribute_timeout: float | None = None
     memory_budget: int = 192 * MIB
+    disk_budget: int | None = None
     read_ahead_limit: int = 64 * MIB

@@ -9,7 +9,9 @@ import structlog
 import trio
 from sortedcontainers import SortedDict
 
+from fuse.blockfile import Version
 from fuse.cache import Extent, MemoryCache
+from fuse.diskcache import DiskCache, HangingError
 from fuse.readahead import ReadAhead
 from fuse.volume import Attributes, Volume
 
@@ -25,6 +27,7 @@ class Reader:
         attributes: The version to read. All bytes come from it, or the read fails with ESTALE.
         cache: The shared budget.
         nursery: Where fetches run; they outlive the read that started them.
+        disk: What was read before, by any mount; None where versions are not immutable.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Reader:
         attributes: Attributes,
         cache: MemoryCache,
         nursery: trio.Nursery,
+        disk: DiskCache | None = None,
     ) -> None:
         self.attributes = attributes
         self._volume = volume
@@ -41,6 +45,8 @@ class Reader:
         self._cache = cache
         self._nursery = nursery
         self._extents: SortedDict[int, Extent] = SortedDict()
+        self._disk = disk if attributes.version else None
+        self._version: Version | None = None
 
     async def read(self, offset: int, size: int, window: ReadAhead) -> bytes | memoryview:
         """Up to ``size`` bytes at ``offset``; fewer only at the end of the version."""
@@ -116,9 +122,12 @@ class Reader:
 
     async def _fetch(self, extent: Extent) -> None:
         try:
-            await self._volume.read_into(
-                self._path(), self.attributes, extent.start, extent.view, extent.progress
-            )
+            if not await self._fetch_from_disk(extent):
+                await self._volume.read_into(
+                    self._path(), self.attributes, extent.start, extent.view, extent.progress
+                )
+                if self._disk is not None and self._version is not None:
+                    self._disk.offer(self._version, extent.start, extent.view)
         except OSError as error:
             self._cache.discard(extent)
             extent.finish(error)
@@ -133,6 +142,19 @@ class Reader:
             raise
         else:
             extent.finish()
+
+    async def _fetch_from_disk(self, extent: Extent) -> bool:
+        if self._disk is None:
+            return False
+        if self._version is None:
+            self._version = Version.of(
+                self._volume.identity, self._path(), self.attributes.version, self.attributes.size
+            )
+        try:
+            return await self._disk.read_into(self._version, extent.start, extent.view)
+        except HangingError:
+            extent.renew()
+            return False
 
 
 def _path(path: Callable[[], str]) -> str:

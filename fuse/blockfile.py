@@ -1,0 +1,174 @@
+"""The format of one cached chunk: a header, a table of checksums, and up to 8 MiB of a version.
+
+A chunk is kept in units of 32 KiB, each with a checksum over the chunk's key, the unit's number and
+its bytes. So a file that was torn by a crash, damaged by the disk, or put under another name says
+of each unit whether it is to be believed; and several processes can write the same file at the
+same time, since for one key they all write the same bytes. Nothing in here waits for anything but
+the disk.
+
+    0      magic, the key's digest (32 bytes)
+    64     one checksum of 8 bytes a unit; 0: the unit is not there
+    4096   the units, each at its place
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+#: Bytes of one unit.
+UNIT = 32 * 1024
+
+#: Bytes of a version in one file.
+CHUNK = 8 * 1024 * 1024
+
+MAGIC = b"batchai-block-01"
+
+DATA = 4096
+
+#: Flag of :func:`read`: rather fail than wait for the disk (preadv(2)); 0 where there is none.
+NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+_TABLE = 64
+_ENTRY = struct.Struct("<Q")
+_UNITS = CHUNK // UNIT
+
+
+class DamagedError(Exception):
+    """A chunk's file holds something else than it says, or than its name says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one file: what all of its chunks have in common."""
+
+    key: bytes
+    size: int
+
+    @classmethod
+    def of(cls, identity: str, path: str, version: str, size: int) -> Version:
+        """Of a file in a volume."""
+        text = "\0".join((identity, path, version, str(size)))
+        return cls(hashlib.sha256(text.encode(errors="surrogateescape")).digest(), size)
+
+    def chunks(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """``(number, start, end)`` of the chunks of ``[start, end)``, offsets within the chunk."""
+        position = start
+        while position < end:
+            number = position // CHUNK
+            stop = min(end, (number + 1) * CHUNK)
+            yield number, position - number * CHUNK, stop - number * CHUNK
+            position = stop
+
+    def chunk_key(self, number: int) -> bytes:
+        """Digest of one chunk's identity."""
+        return hashlib.sha256(self.key + number.to_bytes(8, "little")).digest()
+
+    def chunk_size(self, number: int) -> int:
+        """Bytes of the version in one chunk."""
+        return min(CHUNK, self.size - number * CHUNK)
+
+
+def digest_header(key: bytes) -> bytes:
+    """What a chunk's file begins with; ``key`` has 32 bytes and names volume, path and version."""
+    return MAGIC + key
+
+
+def units(start: int, end: int) -> range:
+    """Numbers of the units that ``[start, end)`` of a chunk touches."""
+    return range(start // UNIT, -(-end // UNIT))
+
+
+def read(
+    descriptor: int, key: bytes, start: int, view: memoryview, size: int, *, flags: int = 0
+) -> bool:
+    """Fill ``view`` from offset ``start`` of a chunk.
+
+    Args:
+        descriptor: The chunk's file.
+        key: Digest of what it must hold.
+        start: Within the chunk; a multiple of the unit.
+        view: Ends at a unit's end, or at the chunk's.
+        size: Length of the chunk in bytes: less than CHUNK for the last one of a version.
+        flags: For preadv(2): NOWAIT or 0.
+
+    Returns:
+        Whether all of it is there; else the buffer's content is undefined.
+
+    Raises:
+        DamagedError: It is there, but not unharmed.
+        OSError: EAGAIN with NOWAIT; what the disk says.
+    """
+    head = bytearray(DATA)
+    end = start + len(view)
+    if start == 0:
+        whole = os.preadv(descriptor, [head, view], 0, flags) == DATA + len(view)
+    else:
+        whole = os.preadv(descriptor, [head], 0, flags) == DATA and os.preadv(
+            descriptor, [view], DATA + start, flags
+        ) == len(view)
+    if not whole:
+        # Without waiting, preadv(2) also stops where the page cache does.
+        if flags & NOWAIT:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return False
+    if head[: len(MAGIC) + len(key)] != digest_header(key):
+        raise DamagedError
+    if end > size:
+        return False
+    for unit in units(start, end):
+        (checksum,) = _ENTRY.unpack_from(head, _TABLE + unit * _ENTRY.size)
+        piece = view[unit * UNIT - start : min((unit + 1) * UNIT, end) - start]
+        if not checksum:
+            return False
+        if checksum != _checksum(key, unit, piece):
+            raise DamagedError
+    return True
+
+
+def write(descriptor: int, key: bytes, start: int, view: memoryview, size: int) -> int:
+    """Keep what ``view`` has of a chunk from offset ``start`` on, in whole units.
+
+    Returns:
+        Bytes that were kept; parts of units at both ends are not.
+
+    Raises:
+        OSError: What the disk says; what was kept by then is whole.
+    """
+    first = -(-start // UNIT)
+    end = start + len(view)
+    last = _UNITS if end >= size else end // UNIT
+    last = min(last, -(-end // UNIT))
+    if first >= last:
+        return 0
+    begin, stop = first * UNIT, min(last * UNIT, end)
+    body = view[begin - start : stop - start]
+    table = b"".join(_entries(key, first, last, body))
+    _write_all(descriptor, memoryview(digest_header(key)), 0)
+    _write_all(descriptor, body, DATA + begin)
+    _write_all(descriptor, memoryview(table), _TABLE + first * _ENTRY.size)
+    return len(body)
+
+
+def _entries(key: bytes, first: int, last: int, body: memoryview) -> Iterator[bytes]:
+    for unit in range(first, last):
+        piece = body[(unit - first) * UNIT : (unit - first + 1) * UNIT]
+        yield _ENTRY.pack(_checksum(key, unit, piece))
+
+
+def _checksum(key: bytes, unit: int, piece: memoryview) -> int:
+    # XXH3, not CRC32: twelve times as fast here, which is what a re-read costs.
+    seed = int.from_bytes(key[:8], "little") ^ unit
+    return xxhash.xxh3_64_intdigest(piece, seed) or 1
+
+
+def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count

@@ -1,0 +1,158 @@
+"""The reader: exact bytes of its version or an error, and memory that is given back."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import random
+import sys
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuse import blockfile
+from fuse.blockfile import UNIT, Version
+from fuse.cache import Extent, MemoryCache
+from fuse.diskcache import DiskCache
+from fuse.readahead import ReadAhead
+from fuse.reader import Reader
+from fuse.volume import Attributes, Kind
+
+MIB = 1024 * 1024
+
+
+class Store:
+    """What of a volume a reader needs; each request ends as ``script`` says."""
+
+    identity = "blob:test"
+    preferred_read = 4 * MIB
+
+    def __init__(self, data, script=()):
+        self.data = data
+        self.script = list(script)
+        self.requests = 0
+
+    async def read_into(self, path, attributes, offset, buffer, progress):
+        self.requests += 1
+        fault = self.script.pop(0) if self.script else None
+        await trio.lowlevel.checkpoint()
+        if fault is not None:
+            # Cut off halfway, with bytes in the buffer that are none of this version.
+            half = len(buffer) // 2
+            buffer[:half] = self.data[offset : offset + half]
+            progress(half)
+            buffer[half:] = bytes(len(buffer) - half)
+            await trio.lowlevel.checkpoint()
+            raise fault
+        buffer[:] = self.data[offset : offset + len(buffer)]
+        progress(len(buffer))
+
+
+def reader(store, cache, nursery, disk=None):
+    attributes = Attributes(Kind.FILE, size=len(store.data), version='"1"')
+    return Reader(store, lambda: "f", attributes, cache, nursery, disk)
+
+
+reads = st.lists(st.tuples(st.integers(0, 3 * MIB), st.integers(1, MIB)), min_size=1, max_size=12)
+faults = st.lists(
+    st.sampled_from([None, None, errno.ESTALE, errno.EIO, errno.ETIMEDOUT]), max_size=12
+)
+
+
+@given(wanted=reads, numbers=faults, budget=st.sampled_from([MIB, 3 * MIB, 64 * MIB]))
+def test_exact_bytes_or_an_error_and_never_more_than_the_budget(wanted, numbers, budget):
+    data = random.Random(7).randbytes(3 * MIB + 12_345)
+    script = [number and OSError(number, "fault") for number in numbers]
+
+    async def run():
+        cache = MemoryCache(budget)
+        async with trio.open_nursery() as nursery:
+            one = reader(Store(data, script), cache, nursery)
+            window = ReadAhead(8 * MIB)
+            for start, size in wanted:
+                try:
+                    got = await one.read(start, size, window)
+                except OSError as error:
+                    assert error.errno in numbers
+                else:
+                    assert bytes(got) == data[start : start + size]
+                # A demand may go beyond it by what it asks for, in units.
+                assert cache.used <= budget + MIB + 2 * UNIT
+            one.close()
+        assert cache.used == 0
+
+    trio.run(run)
+
+
+async def test_what_a_failed_fetch_left_is_not_kept(tmp_path, nursery):
+    data = random.Random(8).randbytes(100_000)
+    store = Store(data, [OSError(errno.ESTALE, "replaced")])
+    disk = DiskCache(tmp_path / "blocks", 100 * MIB)
+    nursery.start_soon(disk.fill)
+    one = reader(store, MemoryCache(8 * MIB), nursery, disk)
+    with pytest.raises(OSError, match="replaced"):
+        await one.read(50_001, 49_999, ReadAhead(MIB))
+    await trio.testing.wait_all_tasks_blocked()
+    assert disk.statistics.disk_bytes_written == 0
+    assert bytes(await one.read(0, len(data), ReadAhead(MIB))) == data
+    assert store.requests == 2
+    with trio.fail_after(20):
+        while disk.statistics.disk_bytes_written < len(data):
+            await trio.sleep(0.005)
+    again = reader(store, MemoryCache(8 * MIB), nursery, disk)
+    assert bytes(await again.read(0, len(data), ReadAhead(MIB))) == data
+    assert store.requests == 2, "the second came from the disk"
+
+
+async def test_a_disk_that_hangs_is_passed_by(tmp_path, nursery, monkeypatch):
+    """The buffer that its thread may still write to is nobody's any more."""
+    data = random.Random(9).randbytes(MIB)
+    store = Store(data)
+    disk = DiskCache(tmp_path / "blocks", 100 * MIB)
+    nursery.start_soon(disk.fill)
+    disk.offer(Version.of(store.identity, "f", '"1"', len(data)), 0, memoryview(data))
+    with trio.fail_after(20):
+        while disk.statistics.disk_bytes_written < len(data):
+            await trio.sleep(0.005)
+    given_to_it = []
+
+    def hang(_descriptor, _key, _start, view, _size, *, flags=0):
+        if flags:
+            raise BlockingIOError
+        given_to_it.append(view)
+        trio.from_thread.run(trio.sleep_forever)
+
+    monkeypatch.setattr("fuse.diskcache.PATIENCE", 0.05)
+    monkeypatch.setattr(blockfile, "read", hang)
+    one = reader(store, MemoryCache(8 * MIB), nursery, disk)
+    got = await one.read(0, len(data), ReadAhead(MIB))
+    given_to_it[0][:] = bytes(len(given_to_it[0]))
+    assert bytes(got) == data
+
+
+async def test_memory_is_given_back():
+    """Thousands of files, each read and closed, with views of them going and coming."""
+    cache = MemoryCache(4 * MIB)
+    data = random.Random(10).randbytes(300_000)
+    store = Store(data)
+    async with trio.open_nursery() as nursery:
+        for _ in range(1000):
+            one = reader(store, cache, nursery)
+            view = await one.read(0, 100_000, ReadAhead(MIB))
+            one.close()
+            assert bytes(view) == data[:100_000], "what was handed out outlives its extent"
+            del view
+            assert cache.used == 0
+    gc.collect()
+    left = [one for one in gc.get_objects() if isinstance(one, Extent)]
+    assert len(left) <= 1
+
+
+def test_an_extent_holds_what_it_counts():
+    """The budget speaks of memory: a buffer is as large as its extent, and no larger."""
+    extent = Extent({}, 0, MIB)
+    assert extent.size == len(extent.view)
+    assert sys.getsizeof(extent.view.obj) < MIB + 1024
