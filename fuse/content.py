@@ -1,27 +1,45 @@
 """The content of an open file: a version in the store, and what has been written over it.
 
 All handles of a file on this mount share one :class:`Content`, so that a program's writes are
-visible to every other program on the node at once. Written bytes go to a staging file on the
-local disk and are committed to the store by ``fsync``, by ``close``, or, where the volume wants
-that (a share whose logs are followed), every so often.
+visible to every other program on the node at once. Written bytes go to the journal on the local
+disk and are committed to the store by ``fsync``, by ``close``, or, where the volume wants that (a
+share whose logs are followed), every so often. Until then the journal has them: a crash of this
+process loses nothing that a program was told is written.
+
+Concurrency: one task runs at a time, and changes hands only at an ``await``. The lock is held by
+whatever changes content or waits while content must not change (a commit). Reads take no lock:
+they look up dirty ranges anew after each wait.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+import structlog
 import trio
 
 from fuse.cache import MemoryCache
+from fuse.diskcache import DiskCache
+from fuse.errors import fail
+from fuse.journal import Entry, Journal
 from fuse.ranges import RangeSet
 from fuse.readahead import ReadAhead
 from fuse.reader import Reader
+from fuse.staging import Stager, Staging
 from fuse.volume import Attributes, Changes, Staged, Volume
+
+log = structlog.get_logger("fuse")
+
+Result = TypeVar("Result")
+
+#: What a full disk says.
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 #: Bytes brought over at a time when an open file loses its name.
 LOCALISE_CHUNK = 4 * 1024 * 1024
@@ -39,7 +57,10 @@ class Content:
         modified_since: When the oldest uncommitted write was made (trio's clock), or None.
         error: Why the last commit in the background failed; reported by the next fsync or close.
         orphaned: The file has been unlinked: nothing is committed any more.
+        superseded: Another writer was first: what was written is kept for a person to look at.
         users: Number of open handles.
+        retry_at: Before this (trio's clock) the background does not try again.
+        retry_wait: How long it waited the last time (seconds).
     """
 
     def __init__(
@@ -49,7 +70,10 @@ class Content:
         base: Attributes,
         cache: MemoryCache,
         nursery: trio.Nursery,
-        staging_directory: Path,
+        journal: Journal,
+        staging: Staging,
+        make_room: Callable[[Content, int], Awaitable[bool]],
+        disk: DiskCache | None = None,
     ) -> None:
         self.base = base
         self.size = base.size
@@ -59,17 +83,23 @@ class Content:
         self.modified_since: float | None = None
         self.error: OSError | None = None
         self.orphaned = False
+        self.superseded = False
         self.users = 0
+        self.retry_at = 0.0
+        self.retry_wait = 0.0
         self.mtime_ns = base.mtime_ns
         self._volume = volume
         self._path = path
         self._cache = cache
         self._nursery = nursery
-        self._staging_directory = staging_directory
-        self._staging: int | None = None
+        self._journal = journal
+        self._entry: Entry | None = None
+        self._make_room = make_room
+        self._stager = Stager(staging, path, lambda: self.base, self._read_written)
         self._dirty = RangeSet()
         self._lock = trio.Lock()
-        self._reader = Reader(volume, path, base, cache, nursery)
+        self._disk = disk
+        self._reader = Reader(volume, path, base, cache, nursery, disk)
         self._commit_window = ReadAhead(limit=32 * 1024 * 1024)
 
     @property
@@ -80,7 +110,12 @@ class Content:
     @property
     def staged(self) -> list[Staged]:
         """What the store has already of the new content."""
-        return []
+        return self._stager.staged
+
+    @property
+    def takes_space(self) -> bool:
+        """Whether a commit would free space on the local disk."""
+        return self.modified and not self.orphaned and bool(self._dirty)
 
     def attributes(self) -> Attributes:
         """The file's attributes as programs on this node see them now."""
@@ -116,79 +151,98 @@ class Content:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Write ``data`` at ``offset``. Raises ENOSPC (or what it is) when the disk refuses."""
-        async with self._lock:
-            return self._write(offset, data)
+        """Write ``data`` at ``offset``. ENOSPC when the disk is full and nothing can be freed."""
+        return await self._with_room(len(data), lambda: self._write(offset, data))
 
     async def append(self, data: bytes) -> int:
-        """Write ``data`` at the end, wherever that is by now."""
-        async with self._lock:
-            return self._write(self.size, data)
+        """Write ``data`` at the end, wherever that is by now. Raises as :meth:`write`."""
+        return await self._with_room(len(data), lambda: self._write(self.size, data))
 
     async def truncate(self, size: int) -> None:
-        """Cut or extend (with zeros) to ``size`` bytes."""
+        """Cut or extend (with zeros) to ``size`` bytes. ENOSPC when the disk is full."""
         async with self._lock:
-            if size < self.size:
-                self._dirty.remove(size, max(self.size, size))
-                self.base_size = min(self.base_size, size)
-                if self._staging is not None:
-                    os.ftruncate(self._staging, size)
-            self.size = size
-            self._note_change()
+            self._check_current()
+            self._truncate(size)
 
-    def change(self, changes: Changes) -> None:
-        """Set attributes with the next commit."""
-        self.changes = self.changes.merged(changes)
-        self._note_change(touch=False)
+    async def change(self, changes: Changes) -> None:
+        """Set attributes with the next commit. ENOSPC when the disk is full."""
+        async with self._lock:
+            self._check_current()
+            self._change(changes)
 
     async def commit(self) -> None:
         """Bring the store up to date. Single-flight: a second caller waits and finds nothing to do.
 
         Raises:
             OSError: ESTALE when another writer was first, EIO, EACCES, ENOSPC, ... The dirty data
-                stays, and a later commit tries again.
+                stays, and a later commit tries again; but once it has been set aside all that
+                come get ESTALE.
         """
         async with self._lock:
-            if not self.modified or self.orphaned:
-                return
-            base = await self._volume.commit(self._path(), self.base, self, self.changes)
-            self._reader.close()
-            self._reader = Reader(self._volume, self._path, base, self._cache, self._nursery)
-            self.base = base
-            self.base_size = self.size
-            self.mtime_ns = base.mtime_ns
-            self.changes = Changes()
-            self._dirty.clear()
-            if self._staging is not None:
-                os.ftruncate(self._staging, 0)
-            self.modified = False
-            self.modified_since = None
+            self._check_current()
+            await self._commit()
 
-    async def rebase(self, base: Attributes) -> None:
-        """Go on with another version: what grew, was renamed, or had its attributes set."""
+    def renamed(self) -> None:
+        """Note the file's new path, should a crash come before the commit."""
+        if self._entry is not None and not self.orphaned:
+            self._entry.renamed(self._path())
+
+    def set_aside(self, reason: str) -> Path | None:
+        """Give up committing: what was written is kept in the recovery directory.
+
+        Returns:
+            Where; None when nothing was written.
+        """
+        self.modified = False
+        self.modified_since = None
+        self.superseded = True
+        self._stager.reset()
+        return self._entry.set_aside(reason) if self._entry is not None else None
+
+    async def rebase(self, base: Attributes, *, same_bytes: bool = False) -> None:
+        """Go on with another version: what grew, was renamed, or had its attributes set.
+
+        With ``same_bytes`` (renamed, attributes set) also what is dirty goes on over it.
+        """
         async with self._lock:
-            if self.modified or base.version == self.base.version:
+            if base.version == self.base.version or (self.modified and not same_bytes):
                 return
-            self._reader.close()
-            self._reader = Reader(self._volume, self._path, base, self._cache, self._nursery)
-            self.base = base
+            if self.modified:
+                if self._entry is not None:
+                    self._entry.rebased(base)
+                mtime_ns = self.mtime_ns
+                self._follow(base)
+                self.mtime_ns = mtime_ns
+                return
+            self._follow(base)
             self.size = self.base_size = base.size
-            self.mtime_ns = base.mtime_ns
 
     async def localise(self) -> None:
-        """Bring all bytes to the staging file, since the name is about to go away.
+        """Bring all bytes to the local disk, since the name is about to go away.
 
-        The file lives on for those who have it open, as on a local disk, and is never committed.
+        The file lives on for those who have it open, as on a local disk; :meth:`unlinking` and
+        :meth:`drop` follow.
         """
         position = 0
         while position < self.size:
             data = await self.read(position, min(LOCALISE_CHUNK, self.size - position))
             async with self._lock:
                 for start, stop, dirty in list(self._dirty.pieces(position, position + len(data))):
-                    if not dirty:
+                    if not dirty and stop <= self.size:
                         self._stage(start, data[start - position : stop - position])
             position += len(data)
+
+    def unlinking(self) -> None:
+        """The name is about to go: what a crash leaves then is nobody's."""
+        if self._entry is not None and not self.orphaned:
+            self._entry.unlinking()
+
+    def drop(self) -> None:
+        """Nothing is committed any more, nor to be recovered: the name is gone, or never cared."""
         self.orphaned = True
+        self._stager.reset()
+        if self._entry is not None:
+            self._entry.discard()
 
     def take_error(self) -> None:
         """Raise, once, the error of a commit that failed in the background."""
@@ -197,56 +251,136 @@ class Content:
             raise OSError(error.errno or errno.EIO, error.strerror, error.filename)
 
     def close(self) -> None:
-        """Free memory and the staging file. Uncommitted data is gone after this."""
+        """Free memory. Uncommitted data is the journal's, and the next mount's, after this."""
         self._reader.close()
-        if self._staging is not None:
-            os.close(self._staging)
-            self._staging = None
+        self._stager.reset()
+        if self._entry is not None:
+            if not self.modified and not self.superseded:
+                self._entry.discard()
+            self._entry.close()
+            self._entry = None
+
+    async def _commit(self) -> None:
+        if not self.modified or self.orphaned:
+            return
+        await self._stager.settle()
+        base = await self._volume.commit(self._path(), self.base, self, self.changes)
+        self._stager.reset()
+        self._follow(base)
+        self.base_size = self.size
+        self.changes = Changes()
+        self._dirty.clear()
+        self.modified = False
+        self.modified_since = None
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            try:
+                entry.discard()
+            except OSError as error:
+                # The next mount finds it and sees that the store has this very content.
+                log.warning("a committed file stays in the journal", reason=error.strerror)
+            entry.close()
+
+    def _follow(self, base: Attributes) -> None:
+        self._reader.close()
+        self._reader = Reader(
+            self._volume, self._path, base, self._cache, self._nursery, self._disk
+        )
+        self.base = base
+        self.mtime_ns = base.mtime_ns
+
+    async def _with_room(self, size: int, change: Callable[[], Result]) -> Result:
+        """Make a change; while the disk is full, have something freed and try again."""
+        while True:
+            async with self._lock:
+                self._check_current()
+                try:
+                    return change()
+                except OSError as error:
+                    if error.errno not in FULL:
+                        raise
+                    full = error
+            # Not in the lock: a rename may wait for it that others' commits have to wait for.
+            if not await self._make_room(self, size):
+                raise full
+
+    def _check_current(self) -> None:
+        if self.superseded:
+            fail(errno.ESTALE, reason="somebody else has replaced the file")
+
+    def _begin(self) -> Entry:
+        if self._entry is None:
+            path = "" if self.orphaned else self._path()
+            self._entry = self._journal.begin(path, self.base)
+            if self.orphaned:
+                self._entry.discard()
+        return self._entry
 
     def _write(self, offset: int, data: bytes) -> int:
+        self._check_fixed(offset)
         self._stage(offset, data)
         self.size = max(self.size, offset + len(data))
         self._note_change()
+        if not self.orphaned:
+            self._stager.wrote(offset, offset + len(data))
         return len(data)
 
+    def _truncate(self, size: int) -> None:
+        self._check_fixed(size)
+        entry = self._begin()
+        entry.truncate(size)
+        if size < self.size:
+            self._dirty.remove(size, max(self.size, size))
+            self.base_size = min(self.base_size, size)
+        self._stager.truncated(size)
+        self.size = size
+        self._note_change()
+
+    def _check_fixed(self, offset: int) -> None:
+        """Refuse at once what the store would refuse at the commit."""
+        if offset < self.base.fixed and not self.orphaned:
+            fail(errno.EPERM, reason="what is in this file cannot be changed, only added to")
+
+    def _change(self, changes: Changes) -> None:
+        self._begin().changed(changes)
+        self.changes = self.changes.merged(changes)
+        self._note_change(touch=False)
+
     def _stage(self, offset: int, data: bytes | memoryview) -> None:
-        if self._staging is None:
-            self._staging = _open_staging(self._staging_directory)
-        view = memoryview(data)
-        written = 0
-        while written < len(view):
-            written += os.pwrite(self._staging, view[written:], offset + written)
-        self._dirty.add(offset, offset + written)
+        entry = self._begin()
+        end = offset + len(data)
+        # What the log says already it need not say again.
+        known = all(dirty for _, _, dirty in self._dirty.pieces(offset, end))
+        entry.write(offset, data, known=known and self.changes.mtime_ns is None)
+        self._dirty.add(offset, end)
+
+    def _read_written(self, offset: int, size: int) -> bytes:
+        """Written bytes, for the stager's thread."""
+        entry = self._entry
+        if entry is None:
+            fail(errno.EIO, reason="the file was committed meanwhile")
+        return _read_fully(entry.data, size, offset)
 
     def _read_staged(self, start: int, stop: int) -> bytes:
-        if self._staging is None:
-            raise AssertionError("dirty ranges without a staging file")
-        data = os.pread(self._staging, stop - start, start)
-        while len(data) < stop - start:
-            more = os.pread(self._staging, stop - start - len(data), start + len(data))
-            if not more:
-                raise OSError(errno.EIO, "the staging file is shorter than what was written to it")
-            data += more
-        return data
+        if self._entry is None:
+            raise AssertionError("dirty ranges without a journal entry")
+        return _read_fully(self._entry.data, stop - start, start)
 
     def _note_change(self, *, touch: bool = True) -> None:
         if touch:
             self.mtime_ns = time.time_ns()
             if self.changes.mtime_ns is not None:  # a write after utimens makes it now again
-                self.changes = Changes(self.changes.mode, self.changes.uid, self.changes.gid)
+                self.changes = replace(self.changes, mtime_ns=None)
         self.modified = True
         if self.modified_since is None:
             self.modified_since = trio.current_time()
 
 
-def _open_staging(directory: Path) -> int:
-    """An anonymous file on the cache disk, readable by nobody else."""
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        # overlayfs before Linux 6.3 and some network file systems have no O_TMPFILE.
-        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
-            raise
-    descriptor, name = tempfile.mkstemp(prefix="staging-", dir=directory)
-    os.unlink(name)  # noqa: PTH108 -- mkstemp deals in strings
-    return descriptor
+def _read_fully(descriptor: int, size: int, offset: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            fail(errno.EIO, reason="the journal's file is shorter than what was written to it")
+        data += more
+    return data

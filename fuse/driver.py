@@ -2,53 +2,107 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 import structlog
 import trio
+from pydantic import SecretStr
 
-from fuse import control, kernel
+from fuse import control, kernel, subtree
+from fuse.blob.mount_options import Mapped
 from fuse.blob.mount_options import apply as apply_mount_options
 from fuse.errors import MountError
 from fuse.filesystem import FileSystem
-from fuse.spec import BlobSpec, VolumeSpec
+from fuse.places import Places
+from fuse.recovery import Report, kept, recover
+from fuse.restoring import Restore, restore
+from fuse.spec import BlobSpec, NewCredential, VolumeSpec
 from fuse.volume import Attributes, Kind, Volume
+
+if TYPE_CHECKING:
+    from fuse.blob.store import BlobStore
 
 log = structlog.get_logger("fuse")
 
 #: How often to look for data whose commit is due (seconds).
 COMMIT_TICK = 0.2
 
-#: Seconds that an unmount may take to commit what is dirty.
-FLUSH_TIMEOUT = 120.0
+#: Seconds from a second request to stop until the process is gone, whatever hangs.
+HURRY = 5.0
+
+#: Files that the driver may have open, where the hard limit allows it (getrlimit(2)).
+OPEN_FILES = 65536
 
 ReadyCallback = Callable[[], None]
 
 
-def open_volume(spec: VolumeSpec) -> AbstractAsyncContextManager[Volume]:
-    """Connect to what ``spec`` names. Entering raises MountError when it cannot be used."""
+def open_volume(
+    spec: VolumeSpec,
+    *,
+    lend: Callable[[BlobStore], None] | None = None,
+    cache_directory: Path | None = None,
+) -> AbstractAsyncContextManager[Volume]:
+    """Connect to what ``spec`` names. Entering raises MountError when it cannot be used.
+
+    Args:
+        spec: What to connect to.
+        lend: Shown the store below a blob volume before the volume itself is there.
+        cache_directory: Where operations of several requests are written down; what earlier mounts
+            left there is completed or undone first. None for what changes nothing.
+    """
     # Imported here: each SDK costs a good part of a second, and a driver needs only one.
-    key = spec.credential.account_key.get_secret_value()
     if isinstance(spec, BlobSpec):
+        from fuse.blob.opening import open_store
         from fuse.blob.volume import BlobVolume
 
-        return BlobVolume.connect(
-            account=spec.account, endpoint=spec.endpoint, container=spec.container, key=key
-        )
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Volume]:
+            async with open_store(spec).opened() as store:
+                if lend is not None:
+                    lend(store)
+                volume = BlobVolume(store, cache_directory)
+                if not store.read_only:
+                    await volume.recover()
+                yield volume
+
+        return opened()
     from fuse.share.volume import ShareVolume
 
     return ShareVolume.connect(
-        endpoint=spec.endpoint, share=spec.share, account=spec.account, key=key, source=spec.source
+        endpoint=spec.endpoint,
+        share=spec.share,
+        account=spec.account,
+        key=spec.key,
+        source=spec.source,
     )
+
+
+def open_root(
+    spec: VolumeSpec,
+    mapped: Mapped,
+    *,
+    lend: Callable[[BlobStore], None] | None = None,
+    cache_directory: Path | None = None,
+) -> AbstractAsyncContextManager[Volume]:
+    """What a mount with these instructions shows as its root, its mount options followed.
+
+    As :func:`open_volume` otherwise.
+    """
+    if isinstance(spec, BlobSpec) and mapped.proxy is not None:
+        spec = spec.model_copy(update={"proxy": SecretStr(mapped.proxy)})
+    volume = open_volume(spec, lend=lend, cache_directory=cache_directory)
+    return subtree.opened(volume, mapped.subdirectory)
 
 
 class Driver:
@@ -61,19 +115,56 @@ class Driver:
 
     def __init__(self, spec: VolumeSpec, ready: ReadyCallback) -> None:
         self._spec = spec
-        mapped = apply_mount_options(spec.mount_options, spec.options())
-        self._options = mapped.options
-        if mapped.without_meaning:
-            log.warning("mount options without a meaning here", options=mapped.without_meaning)
+        self._mapped = apply_mount_options(
+            spec.mount_options,
+            spec.options(),
+            container=spec.container if isinstance(spec, BlobSpec) else None,
+            endpoint=spec.endpoint if isinstance(spec, BlobSpec) else None,
+        )
+        self._options = self._mapped.options
         self._ready = ready
         self._stop = trio.Event()
         self._stopped = trio.Event()
         self._answered = trio.Event()
         self._unmount_asked = False
+        self._flushing = trio.CancelScope()
         self._socket: socket.socket | None = None
         self._failures: dict[str, str] = {}
         self._tuned: dict[str, bool] = {}
         self._filesystem: FileSystem | None = None
+        self._store: BlobStore | None = None
+        self._recovered = Report()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the person who asked for this mount should know; a sentence each."""
+        told = list(self._mapped.warnings)
+        if self._options.read_only and not self._mapped.options.read_only:
+            told.append("mounted read-only: the credential does not let anybody write")
+        by_hand = f"see: batchai-mount recover {self._options.cache_directory}"
+        if conflicts := len(self._recovered.conflicts):
+            told.append(
+                f"{conflicts} file(s) that an earlier mount could not store have been changed by "
+                f"somebody else since; what was written is kept: {by_hand}"
+            )
+        if self._lost:
+            told.append(
+                f"{self._lost} file(s) were changed by somebody else before what was written here "
+                f"could be stored; it is kept: {by_hand}"
+            )
+        if waiting := len(self._recovered.waiting):
+            told.append(f"{waiting} file(s) of an earlier mount are still not stored: {by_hand}")
+        return told
+
+    @property
+    def _lost(self) -> int:
+        """Files that lost to another writer since this mount began."""
+        return self._filesystem.contents.conflicts if self._filesystem is not None else 0
+
+    @property
+    def log_level(self) -> str:
+        """Least severity that the mount options want logged."""
+        return self._mapped.log_level or "info"
 
     async def run(self) -> dict[str, str]:
         """Mount, serve until told to stop, commit, unmount.
@@ -85,10 +176,25 @@ class Driver:
             MountError: The mount did not come up. Nothing is left behind.
         """
         self._check_mountpoint()
+        _raise_open_files()
         self._options.cache_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        async with open_volume(self._spec) as volume, trio.open_nursery() as nursery:
+        for warning in self._mapped.warnings:
+            log.warning(warning)
+        opening = open_root(
+            self._spec,
+            self._mapped,
+            lend=self._borrow,
+            cache_directory=None if self._options.read_only else self._options.cache_directory,
+        )
+        async with opening as volume, trio.open_nursery() as nursery:
+            self._recovered = await recover(
+                volume,
+                Places(self._options.cache_directory, volume.identity),
+                read_only=self._options.read_only,
+            )
             filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), self._options, nursery)
             self._filesystem = filesystem
+            nursery.start_soon(filesystem.journal.sync_when_due)
             self._mount(filesystem)
             async with self._published():
                 nursery.start_soon(self._watch_signals)
@@ -112,8 +218,18 @@ class Driver:
                     with trio.move_on_after(1):
                         await self._answered.wait()
                     await trio.sleep(0.05)
+            # What waits for the next mount outlives a reboot before it, too.
+            await filesystem.journal.sync()
+            filesystem.close()
             nursery.cancel_scope.cancel()
         return self._failures
+
+    def _borrow(self, store: BlobStore) -> None:
+        """Keep the store at hand; nothing can be written where its credential does not let us."""
+        self._store = store
+        if store.read_only and not self._options.read_only:
+            self._options = dataclasses.replace(self._options, read_only=True)
+            log.warning("mounted read-only", reason=f"{store.credential} cannot write")
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -141,6 +257,7 @@ class Driver:
             options.add("allow_other")
         if self._options.read_only:
             options.add("ro")
+        options |= set(self._mapped.flags)
         try:
             pyfuse3.init(filesystem, os.fspath(self._options.mountpoint), options)
         except RuntimeError as error:
@@ -180,52 +297,110 @@ class Driver:
     async def _finish(self, serving: trio.Nursery) -> None:
         """Commit, unmount, end the loop. What cannot be committed is reported."""
         assert self._filesystem is not None
-        with trio.move_on_after(FLUSH_TIMEOUT) as patience:
-            self._failures = await self._filesystem.commit_stale(everything=True)
+        timeout = self._spec.flush_timeout
+        with self._flushing, trio.move_on_after(timeout) as patience:
+            self._failures = await self._filesystem.contents.commit_stale(everything=True)
         if patience.cancelled_caught:
-            self._failures["(all)"] = f"the store did not take it within {FLUSH_TIMEOUT:.0f} s"
+            self._failures["(all)"] = f"the store did not take it within {timeout:g} s"
+        elif self._flushing.cancelled_caught:
+            self._failures["(all)"] = "told to stop before the store had taken it"
         # A detached mount goes away for new users at once; the loop ends when it is terminated.
         if kernel.is_mounted(self._options.mountpoint):
             kernel.detach(self._options.mountpoint)
         serving.cancel_scope.cancel()
         log.info("unmounted", failures=len(self._failures))
+        if self._failures:
+            log.error(_kept_message(self._options.cache_directory), failures=self._failures)
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                log.info("stopping", signal=signal.Signals(number).name)
+                again = self._stop.is_set()
+                log.info("stopping", signal=signal.Signals(number).name, at_once=again)
                 self._stop.set()
+                if again:
+                    # What is not in the store stays in the cache directory. SIGALRM ends the
+                    # process where even that hangs.
+                    signal.setitimer(signal.ITIMER_REAL, HURRY)
+                    self._flushing.cancel()
 
     async def _commit_when_due(self) -> None:
         assert self._filesystem is not None
         while True:
             await trio.sleep(COMMIT_TICK)
-            await self._filesystem.commit_stale()
+            await self._filesystem.contents.commit_stale()
 
     # -- control ------------------------------------------------------------------------------
 
-    def _operations(self) -> dict[str, control.Operation]:
+    def _operations(self) -> dict[str, control.Handler]:
         return {
             "status": self._op_status,
             "stats": self._op_stats,
             "flush": self._op_flush,
             "unmount": self._op_unmount,
+            "credential": control.Accepting(NewCredential, self._op_credential),
+            "restore": control.Accepting(Restore, self._op_restore),
+            "recovery": self._op_recovery,
         }
 
     async def _op_status(self) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {**self._state(), "tuned": self._tuned, "stopping": self._stop.is_set()}
+        return {
+            **self._state(),
+            "tuned": self._tuned,
+            "stopping": self._stop.is_set(),
+            "warnings": self.warnings,
+            "recovery": {
+                "committed": len(self._recovered.committed),
+                "conflicts": len(self._recovered.conflicts) + self._lost,
+                "waiting": len(self._recovered.waiting),
+            },
+        }
+
+    async def _op_recovery(self) -> dict[str, Any]:
+        """What is kept of this volume: in conflict, or left behind by other mounts."""
+        assert self._filesystem is not None
+        found = await trio.to_thread.run_sync(kept, self._options.cache_directory)
+        identity = self._filesystem.volume.identity
+        return {"entries": [entry.as_dict() for entry in found if entry.volume == identity]}
 
     async def _op_stats(self) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
-        return dict(self._filesystem.statistics()) if self._filesystem else {}
+        if self._filesystem is None:
+            return {}
+        contents = [node.content for node in self._filesystem.inodes if node.content is not None]
+        dirty = sum(end - start for each in contents for start, end in each.dirty_ranges)
+        return {"dirty_bytes": dirty, **self._filesystem.statistics()}
 
     async def _op_flush(self) -> dict[str, Any]:
         assert self._filesystem is not None
-        failures = await self._filesystem.commit_stale(everything=True)
+        failures = await self._filesystem.contents.commit_stale(everything=True)
         if failures:
-            raise _not_committed(failures)
+            raise _not_committed(failures, self._options.cache_directory)
         return {}
+
+    async def _op_restore(self, wanted: Restore) -> dict[str, Any]:
+        """Store what an earlier mount, or a conflict, left in the cache directory."""
+        assert self._filesystem is not None
+        return await restore(self._filesystem.volume, self._options.cache_directory, wanted)
+
+    async def _op_credential(self, new: NewCredential) -> dict[str, Any]:
+        """Go on with another credential, once the store has taken it."""
+        if self._store is None or not isinstance(self._spec, BlobSpec):
+            raise control.ControlError(
+                "NotSupported",
+                "the credential of a file share cannot be replaced while it is mounted",
+                "unmount it and mount it again",
+            )
+        from fuse.blob.opening import another_credential
+
+        try:
+            credential = another_credential(new.credential, self._spec, self._store)
+            await self._store.replace_credential(credential)
+        except MountError as error:
+            raise control.ControlError(error.code, error.message, error.hint) from error
+        log.info("credential replaced", credential=self._store.credential)
+        return {"credential": self._store.credential}
 
     async def _op_unmount(self) -> dict[str, Any]:
         self._unmount_asked = True
@@ -233,7 +408,7 @@ class Driver:
         await self._stopped.wait()
         try:
             if self._failures:
-                raise _not_committed(self._failures)
+                raise _not_committed(self._failures, self._options.cache_directory)
             return {}
         finally:
             self._answered.set()
@@ -246,7 +421,9 @@ class Driver:
             "startTime": _start_time(),
             "bootId": Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(),
             "mountpoint": os.fspath(self._options.mountpoint),
-            "source": self._spec.source,
+            "source": self._filesystem.volume.source if self._filesystem else self._spec.source,
+            "identity": self._filesystem.volume.identity if self._filesystem else None,
+            "cacheDir": os.fspath(self._options.cache_directory),
             "kind": self._spec.kind,
         }
 
@@ -260,10 +437,27 @@ def announce(document: dict[str, Any]) -> None:
     os.close(null)
 
 
-def _not_committed(failures: dict[str, str]) -> control.ControlError:
+def _raise_open_files() -> None:
+    """Each file that is not stored yet takes two descriptors, however long the store is away."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _not_committed(failures: dict[str, str], cache: Path) -> control.ControlError:
     listed = "; ".join(f"{path}: {reason}" for path, reason in sorted(failures.items()))
     return control.ControlError(
-        "NotCommitted", f"{len(failures)} file(s) are not in the store: {listed}"
+        "NotCommitted",
+        f"{len(failures)} file(s) are not in the store: {listed}",
+        _kept_message(cache),
+    )
+
+
+def _kept_message(cache: Path) -> str:
+    return (
+        f"what is not in the store is kept in {cache}: the next mount of the volume with this "
+        f"cache directory stores it; see batchai-mount recover {cache}"
     )
 
 

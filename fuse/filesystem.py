@@ -3,14 +3,28 @@
 Every handler turns :class:`OSError` into the errno that the kernel expects. Anything else is a
 defect of this program: it is logged with its traceback and answered with EIO, so that one bad
 request never takes the mount away from everybody else.
+
+Concurrency: one task runs at a time, and changes hands only at an ``await``. The kernel keeps
+changes of names of one directory, and writes and attribute changes of one file, from overlapping.
+Beyond that
+
+- a path is used over an ``await`` only under :class:`fuse.treelock.TreeLock`: shared by what acts
+  on a file, exclusively by what takes a name away (unlink, rmdir, rename);
+- what gives a file a new version does so inside :meth:`fuse.inodes.Inode.changing`, or while its
+  content is modified: answers that arrive meanwhile may be older and are passed over;
+- an inode that somebody else's version has taken the name of is superseded, for good: its handles
+  keep their version, and whoever else comes with its number gets ESTALE and looks the name up
+  again (open(2), stat(2) and the like do so by themselves).
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pyfuse3
@@ -18,23 +32,35 @@ import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
+from fuse import capacity, directories, filenames, setattrs, xattrs
 from fuse.answers import answers
 from fuse.cache import MemoryCache
 from fuse.content import Content
+from fuse.contents import Contents
+from fuse.diskcache import DiskCache
+from fuse.entries import entry, known_attributes
 from fuse.errors import fail
 from fuse.handles import DirectoryHandle, FileHandle, HandleTable
 from fuse.inodes import Inode, InodeTable, is_directory
+from fuse.interrupts import Interrupts, asks_only
+from fuse.journal import Journal
 from fuse.namespace import Namespace
 from fuse.options import MountOptions
+from fuse.places import Places
 from fuse.readahead import ReadAhead
-from fuse.volume import Attributes, Changes, Kind, Space, Volume
+from fuse.renames import Renames, touch
+from fuse.volume import Attributes, Changes, Space, Volume
 
 log = structlog.get_logger("fuse")
 
-_TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
+#: Bytes; beyond it EFBIG. What block blobs of 100 MiB blocks can hold, which Azure Files and the
+#: largest block blobs (190.7 TiB) also limit in practice: holes are stored as zeros.
+LARGEST_FILE = 50_000 * 100 * 1024 * 1024
 
-#: Reported by statfs where the store has no limit: 1 PiB.
-_UNLIMITED = 1 << 50
+_PAGE = mmap.PAGESIZE
+
+#: What stores say of a name that is longer than theirs may be.
+_NO_SUCH_NAME = {errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG}
 
 #: Seconds that statfs waits for the store.
 STATFS_PATIENCE = 1.0
@@ -64,23 +90,41 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self.inodes = InodeTable(root)
         self.files: HandleTable[FileHandle] = HandleTable()
         self.directories: HandleTable[DirectoryHandle] = HandleTable()
-        self._nursery = nursery
+        self.interrupts = Interrupts()
+        nursery.start_soon(self.interrupts.watch)
         self._space = Space()
         timeout = options.attribute_timeout
         self.names = Namespace(
             volume, self.inodes, volume.attribute_timeout if timeout is None else timeout
         )
+        places = Places(options.cache_directory, volume.identity)
+        self.journal = Journal(places)
+        self.disk = DiskCache(places.blocks, options.disk_budget)
+        nursery.start_soon(self.disk.fill)
+        self.contents = Contents(
+            volume, self.inodes, self.names, self.cache, nursery, self.journal, self.disk
+        )
+        self.renames = Renames(volume, self.inodes, self.names, self.contents)
 
     # -- names and attributes -----------------------------------------------------------------
 
     @answers
+    @asks_only
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: Any = None
     ) -> EntryAttributes:
         """Find a name in a directory."""
-        node = await self.names.find(self.inodes.get(parent_inode), self._name(name))
-        node.lookups += 1
-        return self._entry(node)
+        parent = self.inodes.get(parent_inode)
+        async with self.names.lock.shared(parent):
+            try:
+                node = await self.names.find(parent, filenames.sought(name))
+            except OSError as error:
+                # The store may have longer names than are made here, and those can be reached.
+                if len(name) > self.volume.name_max and error.errno in _NO_SUCH_NAME:
+                    fail(errno.ENAMETOOLONG)
+                raise
+            node.lookups += 1
+            return self._entry(node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """The kernel no longer refers to these inodes."""
@@ -88,11 +132,15 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             self.inodes.forget(number, count)
 
     @answers
+    @asks_only
     async def getattr(self, inode: InodeT, ctx: Any = None) -> EntryAttributes:
-        """Attributes of an inode."""
+        """Attributes of an inode. ESTALE where its name means another file by now."""
         node = self.inodes.get(inode)
-        await self.names.refresh(node)
-        return self._entry(node)
+        async with self.names.lock.shared(node):
+            await self.names.refresh(node)
+            if node.superseded and not node.opens:
+                fail(errno.ESTALE)
+            return self._entry(node)
 
     @answers
     async def setattr(
@@ -105,54 +153,62 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     ) -> EntryAttributes:
         """Set size, mode, owner or times."""
         node = self.inodes.get(inode)
-        if fields.update_size:
-            await self._set_size(node, attr.st_size, self.files[fh].content if fh else None)
-        changes = Changes(
-            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-        )
-        if changes:
-            await self._change(node, changes)
-        return self._entry(node)
+        content = self.files[fh].content if fh is not None else None
+        async with self._changing(node):
+            if fields.update_size:
+                if attr.st_size > LARGEST_FILE:
+                    fail(errno.EFBIG)
+                await self.contents.set_size(node, attr.st_size, content)
+            changes = setattrs.requested(attr, fields)
+            if changes and node is self.inodes.root:
+                setattrs.change_root(node, changes)
+            elif changes:
+                await self.contents.change(node, changes)
+            if fields.update_atime:
+                node.atime_ns = attr.st_atime_ns
+            if fields.update_mtime:
+                node.touched_ns = 0
+            return self._entry(node)
 
     @answers
+    @asks_only
     async def readlink(self, inode: InodeT, ctx: Any = None) -> FileNameT:
         """Target of a symbolic link."""
         node = self.inodes.get(inode)
-        await self.names.refresh(node)
-        return FileNameT(os.fsencode(await self.volume.readlink(node.path(), node.attributes)))
+        async with self.names.lock.shared(node):
+            await self.names.refresh(node)
+            target = await self.volume.readlink(node.path(), node.attributes)
+            return FileNameT(os.fsencode(target))
 
     @answers
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: Any
     ) -> EntryAttributes:
         """Create a symbolic link."""
-        parent, text = self.inodes.get(parent_inode), self._name(name)
-        made = await self.volume.symlink(parent.child_path(text), self._name(target))
-        return self._born(parent, text, made)
+        async with self._making(parent_inode, name) as (parent, text):
+            made = await self.volume.symlink(parent.child_path(text), filenames.made(target))
+            return self._entry(self._born(parent, text, made))
 
     @answers
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: Any
     ) -> EntryAttributes:
         """Create a directory."""
-        parent, text = self.inodes.get(parent_inode), self._name(name)
-        made = await self.volume.make_directory(
-            parent.child_path(text), _unless(stat.S_IMODE(mode), self.options.directory_mode)
-        )
-        return self._born(parent, text, made)
+        async with self._making(parent_inode, name) as (parent, text):
+            made = await self.volume.make_directory(
+                parent.child_path(text), _unless(stat.S_IMODE(mode), self.options.directory_mode)
+            )
+            node = self._born(parent, text, made)
+            self.names.empty(node)
+            return self._entry(node)
 
     @answers
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: Any) -> None:
         """Remove an empty directory."""
-        parent, text = self.inodes.get(parent_inode), self._name(name)
-        node = await self.names.find(parent, text)
-        if not is_directory(node):
-            fail(errno.ENOTDIR)
-        await self.volume.remove_directory(node.path())
-        self.inodes.detach(node)
+        async with self._removing(parent_inode, name) as node:
+            if not is_directory(node):
+                fail(errno.ENOTDIR)
+            await self.volume.remove_directory(node.path())
 
     @answers
     async def mknod(
@@ -161,9 +217,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Create a regular file; devices, pipes and sockets have no place in an object store."""
         if not stat.S_ISREG(mode):
             fail(errno.EPERM)
-        node = await self._create(self.inodes.get(parent_inode), self._name(name), mode, ctx)
-        node.lookups += 1
-        return self._entry(node)
+        async with self._making(parent_inode, name) as (parent, text):
+            return self._entry(await self._create(parent, text, mode, ctx))
 
     @answers
     async def link(
@@ -175,14 +230,12 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     @answers
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: Any) -> None:
         """Remove a file. Those who have it open keep its content, as on a local disk."""
-        parent, text = self.inodes.get(parent_inode), self._name(name)
-        node = await self.names.find(parent, text)
-        if is_directory(node):
-            fail(errno.EISDIR)
-        async with node.lock:
-            await self._orphan(node)
-            await self.volume.unlink(parent.child_path(text))
-        self.inodes.detach(node)
+        async with self._removing(parent_inode, name) as node:
+            if is_directory(node):
+                fail(errno.EISDIR)
+            await self.contents.unlinking(node)
+            await self.volume.unlink(node.path())
+            self.contents.unlinked(node)
 
     @answers
     async def rename(
@@ -195,32 +248,49 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         ctx: Any,
     ) -> None:
         """Rename a file or directory; an existing file (or empty directory) gives way."""
-        if flags & ~pyfuse3.RENAME_NOREPLACE:
+        old = self.inodes.get(parent_inode_old), filenames.sought(name_old)
+        parent = self.inodes.get(parent_inode_new)
+        if flags == pyfuse3.RENAME_EXCHANGE:
+            await self.renames.exchange(old, (parent, filenames.sought(name_new)))
+        elif flags in {0, pyfuse3.RENAME_NOREPLACE}:
+            new = parent, filenames.made(name_new, self.volume.name_max)
+            await self.renames.rename(old, new, replace=not flags)
+        else:
             fail(errno.EINVAL)
-        replace = not flags & pyfuse3.RENAME_NOREPLACE
-        parent, text = self.inodes.get(parent_inode_new), self._name(name_new)
-        node = await self.names.find(self.inodes.get(parent_inode_old), self._name(name_old))
-        target = await self.names.find_if_there(parent, text)
-        if target is node:
-            return
-        if target is not None:
-            _check_replacement(node, target, replace=replace)
-        # The store copies what it has, so what it lacks goes there first.
-        for known in node.descendants():
-            if known.content is not None:
-                await known.content.commit()
-                known.attributes = known.content.base
-        if target is not None:
-            await self._orphan(target)
-        renamed = await self.volume.rename(
-            node.path(), parent.child_path(text), node.attributes, replace=replace
-        )
-        if target is not None:
-            self.inodes.detach(target)
-        self.inodes.move(node, parent, text)
-        node.attributes = renamed
-        node.expires = self.names.expiry()
-        await self._settle_renamed(node)
+
+    # -- extended attributes --------------------------------------------------------------------
+
+    @answers
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: Any = None) -> bytes:
+        """The value of an extended attribute. ENODATA."""
+        self._check_xattrs()
+        text, node = xattrs.name_of(name), self.inodes.get(inode)
+        async with self.names.lock.shared(node):
+            await self.names.refresh(node)
+            return xattrs.value_of(known_attributes(node), text)
+
+    @answers
+    async def listxattr(self, inode: InodeT, ctx: Any = None) -> Sequence[bytes]:
+        """Names of the extended attributes."""
+        self._check_xattrs()
+        node = self.inodes.get(inode)
+        async with self.names.lock.shared(node):
+            await self.names.refresh(node)
+            return [name.encode() for name, _ in known_attributes(node).xattrs]
+
+    @answers
+    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: Any = None) -> None:
+        """Set an extended attribute (pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE)."""
+        self._check_xattrs()
+        changes = xattrs.setting(xattrs.name_of(name), value)
+        await self._change_xattrs(inode, lambda _: changes)
+
+    @answers
+    async def removexattr(self, inode: InodeT, name: bytes, ctx: Any = None) -> None:
+        """Remove an extended attribute. ENODATA."""
+        self._check_xattrs()
+        text = xattrs.name_of(name)
+        await self._change_xattrs(inode, lambda known: xattrs.removing(known, text))
 
     # -- files --------------------------------------------------------------------------------
 
@@ -229,95 +299,109 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: Any
     ) -> tuple[FileInfo, EntryAttributes]:
         """Create and open a file."""
-        parent, text = self.inodes.get(parent_inode), self._name(name)
-        try:
-            node = await self._create(parent, text, mode, ctx)
-        except FileExistsError:
-            if flags & os.O_EXCL:
+        async with self._making(parent_inode, name) as (parent, text):
+            try:
+                node = await self._create(parent, text, mode, ctx)
+                flags = FlagT(flags & ~os.O_TRUNC)
+            except FileExistsError:
+                if flags & os.O_EXCL:
+                    raise
+                parent.names.forget()
+                node = await self.names.find(parent, text)
+                node.lookups += 1
+            try:
+                info = await self._open(node, flags, ctx)
+            except BaseException:
+                self.inodes.forget(node.number, 1)
                 raise
-            node = await self.names.find(parent, text)
-        info = await self._open(node, flags)
-        node.lookups += 1
-        return info, self._entry(node)
+            return info, self._entry(node)
 
     @answers
-    async def open(self, inode: InodeT, flags: FlagT, ctx: Any = None) -> FileInfo:
-        """Open a file: from here on its bytes are those of the version found now."""
+    @asks_only
+    async def open(self, inode: InodeT, flags: FlagT, ctx: Any) -> FileInfo:
+        """Open a file: from here on its bytes are those of the version found now.
+
+        ESTALE where the name means another file by now: the kernel then looks it up again.
+        """
         node = self.inodes.get(inode)
-        await self.names.refresh(node)
-        return await self._open(node, flags)
+        async with self.names.lock.shared(node):
+            await self.names.refresh(node)
+            if not node.linked and (node.superseded or node.content is None):
+                fail(errno.ESTALE)
+            return await self._open(node, flags, ctx)
 
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read from an open file."""
         handle = self.files[fh]
-        # A view of the cache's buffer: pyfuse3 takes any contiguous buffer, without a copy.
-        return cast("bytes", await handle.content.read(off, size, handle.window))
+        content = handle.content
+        while True:
+            base = content.base
+            try:
+                # A view of the cache's buffer: pyfuse3 takes any contiguous buffer without a copy.
+                with self.interrupts.watched(handle.pid):
+                    return cast("bytes", await content.read(off, size, handle.window))
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                # Where a rename of ours is under way, the same bytes are there once it has ended.
+                async with self.names.lock.shared(handle.inode):
+                    if content.base is base:
+                        raise
 
     @answers
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write to an open file."""
         handle = self.files[fh]
-        if handle.flags & os.O_APPEND:
-            return await handle.content.append(buf)
-        return await handle.content.write(off, buf)
+        content = handle.content
+        if handle.inode.superseded:
+            fail(errno.ESTALE, reason="somebody else has replaced the file")
+        if off + len(buf) > LARGEST_FILE:
+            fail(errno.EFBIG)
+        if handle.flags & os.O_APPEND and not _is_write_back(content, off, len(buf)):
+            return await content.append(buf)
+        return await content.write(off, buf)
 
     @answers
     async def flush(self, fh: FileHandleT) -> None:
         """Close: what was written is in the store when it returns 0."""
         handle = self.files[fh]
-        if handle.writable:
+        if handle.writable and not handle.told:
             await self._commit(handle)
 
     @answers
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001 -- pyfuse3's
         """Sync: what was written is in the store when it returns 0."""
-        await self._commit(self.files[fh])
+        handle = self.files[fh]
+        with self.interrupts.watched(handle.pid):
+            await self._commit(handle)
 
     @answers
     async def release(self, fh: FileHandleT) -> None:
         """The last reference to a handle is gone."""
         handle = self.files.remove(fh)
-        handle.inode.opens -= 1
-        handle.content.users -= 1
-        if handle.content.modified and not handle.content.orphaned:
-            try:
-                await self._commit(handle)
-            except OSError:
-                # close reported it; the data is kept and tried again by commit_stale.
-                log.exception("close left data that is not in the store", path=_path(handle.inode))
-                return
-        self._settle(handle.inode, handle.content)
+        async with self.names.lock.shared(handle.inode):
+            await self.contents.released(handle.inode, handle.content)
 
     # -- directories --------------------------------------------------------------------------
 
     @answers
     async def opendir(self, inode: InodeT, ctx: Any) -> FileHandleT:
         """Open a directory."""
-        return FileHandleT(self.directories.add(DirectoryHandle(self.inodes.get(inode))))
+        return FileHandleT(self.directories.add(DirectoryHandle(self.inodes.get(inode), ctx.pid)))
 
     @answers
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List a directory with attributes; a rewind lists anew."""
         handle = self.directories[fh]
         if start_id == 0:
-            handle.entries = [
-                entry async for page in self.volume.list(handle.inode.path()) for entry in page
-            ]
-            self.names.listed(handle.inode, len(handle.entries))
-        expires = self.names.expiry()
-        for index in range(start_id, len(handle.entries)):
-            entry = handle.entries[index]
-            node = self.inodes.remember(handle.inode, entry.name, entry.attributes, expires)
-            name = FileNameT(os.fsencode(entry.name))
-            if not pyfuse3.readdir_reply(token, name, self._entry(node), index + 1):
-                self.inodes.release(node)
-                return
-            node.lookups += 1
+            with self.interrupts.watched(handle.pid):
+                await directories.begin(self.names, handle)
+        await directories.reply(self.names, self.inodes, handle, start_id, token, self._entry)
 
     async def releasedir(self, fh: FileHandleT) -> None:
         """Close a directory."""
-        self.directories.remove(fh)
+        directories.end(self.directories.remove(fh))
 
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001
         """Names are in the store as soon as the call that made them returns."""
@@ -334,41 +418,16 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 self._space = await self.volume.space()
             except OSError as error:
                 log.info("capacity is not known just now", reason=error.strerror or str(error))
-        space = self._space
-        result = pyfuse3.StatvfsData()
-        result.f_bsize = result.f_frsize = 4096
-        result.f_blocks = (space.total or _UNLIMITED) // 4096
-        result.f_bfree = result.f_bavail = (space.free if space.total else _UNLIMITED) // 4096
-        result.f_files = result.f_ffree = result.f_favail = 1 << 32
-        result.f_namemax = self.volume.name_max
-        return result
+        return capacity.report(self._space, self.volume.name_max)
 
     # -- what the driver calls ----------------------------------------------------------------
 
-    async def commit_stale(self, *, everything: bool = False) -> dict[str, str]:
-        """Commit what is due, or everything; returns path → why it failed."""
-        failures: dict[str, str] = {}
-        now = trio.current_time()
-        for node in self.inodes:
-            content = node.content
-            if content is None or not content.modified or content.orphaned:
-                continue
-            interval = self.volume.commit_interval
-            due = interval is not None and now - (content.modified_since or now) >= interval
-            if not (everything or due or not content.users):
-                continue
-            try:
-                await content.commit()
-            except Exception as error:
-                # A defect is no reason to drop the data either: it is reported like a refusal.
-                content.error = error if isinstance(error, OSError) else OSError(errno.EIO)
-                failures[_path(node)] = getattr(error, "strerror", None) or str(error)
-                log.exception("commit failed, will be tried again", path=_path(node))
-            else:
-                self._committed(node, content)
-        return failures
+    def close(self) -> None:
+        """Leave what is not committed to the next mount."""
+        self.contents.close()
+        self.journal.close()
 
-    def statistics(self) -> dict[str, int | float]:
+    def statistics(self) -> dict[str, int | float | str]:
         """Counters for ``stats``."""
         return {
             "inodes": len(self.inodes),
@@ -376,53 +435,70 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             "memory_used_bytes": self.cache.used,
             "memory_budget_bytes": self.cache.budget,
             "memory_evictions": self.cache.evictions,
+            "interrupted": self.interrupts.interrupted,
+            **self.disk.figures(),
+            **self.contents.statistics(),
             **self.volume.statistics(),
         }
 
     # -- internals ----------------------------------------------------------------------------
 
-    def _name(self, name: bytes) -> str:
-        try:
-            text = name.decode()
-        except UnicodeDecodeError:
-            fail(errno.EILSEQ, reason="names on the store are UTF-8")
-        if len(name) > self.volume.name_max:
-            fail(errno.ENAMETOOLONG)
-        return text
-
     def _entry(self, node: Inode) -> EntryAttributes:
-        content = node.content
-        # An open file that was changed here is as the programs here see it, whoever asks.
-        local = content is not None and (content.modified or content.orphaned)
-        known = content.attributes() if content is not None and local else node.attributes
-        entry = EntryAttributes()
-        entry.st_ino = InodeT(node.number)
-        entry.generation = 0
-        entry.entry_timeout = entry.attr_timeout = self.names.timeout
-        default = (
-            self.options.directory_mode
-            if known.kind is Kind.DIRECTORY
-            else 0o777
-            if known.kind is Kind.SYMLINK
-            else self.options.file_mode
-        )
-        mode = default if known.mode is None else known.mode
-        entry.st_mode = ModeT(_TYPE_BITS[known.kind] | mode)
-        entry.st_nlink = 0 if node.parent is None and node is not self.inodes.root else 1
-        entry.st_uid = self.options.uid if known.uid is None else known.uid
-        entry.st_gid = self.options.gid if known.gid is None else known.gid
-        entry.st_rdev = 0
-        entry.st_size = known.size
-        entry.st_blksize = 4096
-        entry.st_blocks = -(-known.size // 512)
-        entry.st_atime_ns = entry.st_mtime_ns = known.mtime_ns
-        entry.st_ctime_ns = known.ctime_ns or known.mtime_ns
-        return entry
+        return entry(node, self.options, self.names.timeout)
 
-    def _born(self, parent: Inode, name: str, attributes: Attributes) -> EntryAttributes:
+    @asynccontextmanager
+    async def _making(
+        self, parent_inode: InodeT, name: FileNameT
+    ) -> AsyncIterator[tuple[Inode, str]]:
+        """A name is about to be made."""
+        parent, text = self.inodes.get(parent_inode), filenames.made(name, self.volume.name_max)
+        async with self.names.lock.shared(parent):
+            try:
+                yield parent, text
+            except FileExistsError:
+                parent.names.forget()  # somebody else made it
+                raise
+
+    @asynccontextmanager
+    async def _removing(self, parent_inode: InodeT, name: FileNameT) -> AsyncIterator[Inode]:
+        """A name is about to be removed, and is gone afterwards."""
+        parent = self.inodes.get(parent_inode)
+        async with self.names.lock.shared(parent):
+            node = await self.names.find(parent, filenames.sought(name))
+        async with self.names.lock.exclusive(node):
+            if not node.linked:
+                fail(errno.ESTALE)
+            try:
+                with node.changing():
+                    yield node
+            except FileNotFoundError:  # somebody else was first
+                self.inodes.supersede(node)
+                raise
+            except BaseException:
+                node.expires = 0.0
+                raise
+            self.inodes.detach(node)
+        touch(parent)
+
+    @asynccontextmanager
+    async def _changing(self, node: Inode) -> AsyncIterator[None]:
+        """Attributes of the version that is there now are about to change."""
+        async with self.names.lock.shared(node):
+            await self.names.refresh(node)
+            if node.superseded:
+                fail(errno.ESTALE)
+            with node.changing():
+                yield
+
+    def _born(self, parent: Inode, name: str, attributes: Attributes) -> Inode:
+        """The inode, known to the kernel from now on, of what was made just now."""
+        stale = parent.children.get(name)
+        if stale is not None:  # removed by somebody else before
+            self.inodes.supersede(stale)
+        touch(parent)
         node = self.inodes.remember(parent, name, attributes, self.names.expiry())
         node.lookups += 1
-        return self._entry(node)
+        return node
 
     async def _create(self, parent: Inode, name: str, mode: int, ctx: Any) -> Inode:
         attributes = await self.volume.create(
@@ -431,121 +507,52 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             _unless(ctx.uid, self.options.uid),
             _unless(ctx.gid, self.options.gid),
         )
-        stale = parent.children.get(name)
-        if stale is not None:  # deleted elsewhere, and made anew by us
-            self.inodes.detach(stale)
-        return self.inodes.remember(parent, name, attributes, self.names.expiry())
+        return self._born(parent, name, attributes)
 
-    async def _open(self, node: Inode, flags: int) -> FileInfo:
+    async def _open(self, node: Inode, flags: int, ctx: Any) -> FileInfo:
         content = node.content
-        if content is None or not (
-            content.modified or content.orphaned or content.base.version == node.attributes.version
-        ):
-            # Handles on a version that has been replaced keep their own content.
-            content = self._content(node, node.attributes)
-            node.content = content
-        if flags & os.O_TRUNC and flags & (os.O_WRONLY | os.O_RDWR) and content.size:
+        idle = content is None or node.is_local or content.orphaned or not content.users
+        if content and not idle and content.base.version != node.attributes.version:
+            # Two versions under one number would share the kernel's pages.
+            self.inodes.supersede(node)
+            fail(errno.ESTALE)
+        content = self.contents.current(node)
+        if flags & os.O_TRUNC and flags & (os.O_WRONLY | os.O_RDWR):
             await content.truncate(0)
         info = FileInfo()
-        info.fh = FileHandleT(
-            self.files.add(
-                FileHandle(node, content, flags, ReadAhead(self.options.read_ahead_limit))
-            )
-        )
-        node.opens += 1
-        content.users += 1
+        window = ReadAhead(self.options.read_ahead_limit)
+        handle = FileHandle(node, content, flags, window, ctx.pid)
+        info.fh = FileHandleT(self.files.add(handle))
         # Pages of the same version stay: a second epoch costs no request at all.
-        info.keep_cache = content.modified or node.cached_version == content.base.version
-        node.cached_version = content.base.version
+        info.keep_cache = self.contents.opened(node, content)
         return info
 
-    def _content(self, node: Inode, base: Attributes) -> Content:
-        return Content(
-            self.volume, node.path, base, self.cache, self._nursery, self.options.cache_directory
-        )
-
     async def _commit(self, handle: FileHandle) -> None:
-        content = handle.content
-        try:
-            await content.commit()
-        except OSError:
-            content.error = None  # reported right here
-            raise
-        self._committed(handle.inode, content)
-        content.take_error()
+        """Commit for fsync, which fails whenever the data is not there, or for close."""
+        async with self.names.lock.shared(handle.inode):
+            try:
+                await self.contents.commit(handle.inode, handle.content)
+            except OSError:
+                handle.told = handle.content.superseded
+                raise
+            if handle.content.superseded and handle.writable:
+                handle.told = True
+                fail(errno.ESTALE, reason="somebody else has replaced the file")
 
-    def _committed(self, node: Inode, content: Content) -> None:
-        if node.content is content and not content.modified and not content.orphaned:
-            node.attributes = content.base
-            node.cached_version = content.base.version
-            node.expires = self.names.expiry()
-        self._settle(node, content)
+    def _check_xattrs(self) -> None:
+        if not self.volume.keeps_xattrs:
+            fail(errno.ENOSYS)  # the kernel makes EOPNOTSUPP of it, and asks no more
 
-    def _settle(self, node: Inode, content: Content) -> None:
-        """Close a content that nobody uses and that holds nothing the store lacks."""
-        if content.users or (content.modified and not content.orphaned):
-            return
-        content.close()
-        if node.content is content:
-            node.content = None
-        self.inodes.release(node)
-
-    async def _set_size(self, node: Inode, size: int, content: Content | None) -> None:
-        content = content or node.content
-        if content is not None:
-            await content.truncate(size)
-            if not content.users:
-                await content.commit()
-                self._committed(node, content)
-            return
-        await self.names.refresh(node)
-        if is_directory(node):
-            fail(errno.EISDIR)
-        node.content = content = self._content(node, node.attributes)
-        try:
-            await content.truncate(size)
-            await content.commit()
-        except BaseException:
-            content.orphaned = True
-            self._settle(node, content)
-            raise
-        self._committed(node, content)
-
-    async def _change(self, node: Inode, changes: Changes) -> None:
-        content = node.content
-        if content is not None and (content.modified or content.orphaned):
-            content.change(changes)
-            return
+    async def _change_xattrs(self, inode: InodeT, change: Callable[[Attributes], Changes]) -> None:
+        node = self.inodes.get(inode)
         if node is self.inodes.root:
-            fail(errno.EPERM)
-        await self.names.refresh(node)
-        node.attributes = await self.volume.set_attributes(node.path(), node.attributes, changes)
-        node.expires = self.names.expiry()
-        if content is not None and node.content is content:
-            await content.rebase(node.attributes)
-        if node.cached_version:  # the same bytes under a new version
-            node.cached_version = node.attributes.version
-
-    async def _orphan(self, node: Inode) -> None:
-        """Prepare for the loss of a name: open handles keep the bytes."""
-        if node.content is None:
-            return
-        if node.content.users:
-            await node.content.localise()
-        else:
-            node.content.orphaned = True
-            self._settle(node, node.content)
-
-    async def _settle_renamed(self, node: Inode) -> None:
-        """A store without rename made new versions with the same bytes: go on with those."""
-        for known in node.descendants():
-            known.hints.clear()
-            if known is not node:
-                known.expires = 0.0
-            if known.content is not None and not known.content.orphaned:
-                if known is not node:
-                    known.attributes = await self.volume.stat(known.path())
-                await known.content.rebase(known.attributes)
+            fail(errno.EOPNOTSUPP)
+        async with self._changing(node):
+            content = node.content
+            if content is not None and content.modified and not content.orphaned:
+                # There may be no room for it in the store: then setxattr says so, not close.
+                await self.contents.commit(node, content)
+            await self.contents.change(node, change(known_attributes(node)))
 
 
 def _unless(value: int, default: int) -> int | None:
@@ -553,17 +560,10 @@ def _unless(value: int, default: int) -> int | None:
     return None if value == default else value
 
 
-def _check_replacement(node: Inode, target: Inode, *, replace: bool) -> None:
-    if not replace:
-        fail(errno.EEXIST)
-    if is_directory(target) and not is_directory(node):
-        fail(errno.EISDIR)
-    if is_directory(node) and not is_directory(target):
-        fail(errno.ENOTDIR)
+def _is_write_back(content: Content, offset: int, size: int) -> bool:
+    """Whether this is the kernel writing pages of a mapping, and not a program appending.
 
-
-def _path(node: Inode) -> str:
-    try:
-        return node.path()
-    except OSError:
-        return f"{node.name} (unlinked)"
+    For mapped pages the kernel takes any handle that can be written to; they begin at a page's
+    start and never make the file longer.
+    """
+    return offset % _PAGE == 0 and offset + size <= content.size

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
 
 from fuse.content import Content
+from fuse.errors import fail
 from fuse.inodes import Inode
 from fuse.readahead import ReadAhead
 from fuse.volume import Entry
@@ -22,12 +25,16 @@ class FileHandle:
         content: The content that it was opened on.
         flags: ``open`` flags.
         window: Its read-ahead.
+        pid: Thread that opened it; 0 when it is not known.
+        told: Whether fsync or close has said already that another writer was first.
     """
 
     inode: Inode
     content: Content
     flags: int
     window: ReadAhead
+    pid: int = 0
+    told: bool = False
 
     @property
     def writable(self) -> bool:
@@ -37,10 +44,23 @@ class FileHandle:
 
 @dataclass(slots=True)
 class DirectoryHandle:
-    """An open directory and the listing that is being read from it."""
+    """An open directory and the listing that is being read from it.
+
+    Attributes:
+        inode: The directory.
+        pid: Thread that opened it; 0 when it is not known.
+        entries: What the listing had.
+        changes: Names that were made (True) or removed (False) here since it was begun.
+        asked: When it was begun (trio's clock).
+        expires: Until when its attributes may be believed.
+    """
 
     inode: Inode
-    entries: list[Entry] = field(default_factory=list)
+    pid: int = 0
+    entries: Sequence[Entry] = ()
+    changes: dict[str, bool] | None = None
+    asked: float = 0.0
+    expires: float = 0.0
 
 
 Handle = TypeVar("Handle")
@@ -63,7 +83,11 @@ class HandleTable(Generic[Handle]):
         return number
 
     def __getitem__(self, number: int) -> Handle:
-        return self._handles[number]
+        """The handle of a number. EBADF when there is none."""
+        handle = self._handles.get(number)
+        if handle is None:
+            fail(errno.EBADF)
+        return handle
 
     def remove(self, number: int) -> Handle:
         """Forget a handle and return it."""

@@ -2,16 +2,20 @@
 
 Inodes form the tree of names. A rename moves one node, and with it the whole subtree, in constant
 time; a path is put together on demand.
+
+One number stands for one version under open handles. The kernel keeps one page cache and one size
+for a number, so a file that somebody else replaced while it is open here gets a new number
+(:meth:`InodeTable.supersede`); what is open stays with the old one.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-
-import trio
+from contextlib import contextmanager
 
 from fuse.content import Content
+from fuse.dirnames import DirectoryNames
 from fuse.errors import fail
 from fuse.volume import Attributes, Kind
 
@@ -32,30 +36,28 @@ class Inode:
         content: What its handles share, while it is open.
         cached_version: The version whose pages the kernel may hold.
         children: Nodes that the kernel has heard of in this directory.
-        changed: When (trio's clock) a name was last removed from it here.
-        hints: What a listing said of names that the kernel has not asked for; believed until
-            ``hints_expire``.
-        listed: Number of entries that its last listing had; 0 when there was none.
-        probes: How often a single name in it was asked about since then.
+        superseded: Its name means something else by now, or nothing: those who have it open keep
+            their version, and whoever else comes gets ESTALE and looks the name up again.
+        atime_ns: Access time as a program set it, nanoseconds since the epoch; stores keep none.
+        touched_ns: When a name in this directory changed last here, nanoseconds since the epoch.
     """
 
     __slots__ = (
+        "_changing",
+        "_names",
+        "atime_ns",
         "attributes",
         "cached_version",
-        "changed",
         "children",
         "content",
         "expires",
-        "hints",
-        "hints_expire",
-        "listed",
-        "lock",
         "lookups",
         "name",
         "number",
         "opens",
         "parent",
-        "probes",
+        "superseded",
+        "touched_ns",
     )
 
     def __init__(
@@ -71,17 +73,47 @@ class Inode:
         self.content: Content | None = None
         self.cached_version = ""
         self.children: dict[str, Inode] = {}
-        self.lock = trio.Lock()
-        self.changed = 0.0
-        self.hints: dict[str, Attributes] = {}
-        self.hints_expire = 0.0
-        self.listed = 0
-        self.probes = 0
+        self.superseded = False
+        self.atime_ns: int | None = None
+        self.touched_ns = 0
+        self._changing = 0
+        self._names: DirectoryNames | None = None
+
+    @property
+    def names(self) -> DirectoryNames:
+        """What is believed of the names in this directory."""
+        if self._names is None:
+            self._names = DirectoryNames()
+        return self._names
 
     @property
     def is_local(self) -> bool:
         """Whether this node knows better than the store: it has content to commit."""
-        return self.content is not None and self.content.modified and not self.content.orphaned
+        content = self.content
+        return bool(self._changing) or (
+            content is not None and content.modified and not content.orphaned
+        )
+
+    @property
+    def linked(self) -> bool:
+        """Whether its name still means it."""
+        return self.number == ROOT or (self.parent is not None and not self.superseded)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """A request of ours gives it a new version: what the store says meanwhile may be either."""
+        self._changing += 1
+        try:
+            yield
+        finally:
+            self._changing -= 1
+
+    def ancestry(self) -> Iterator[Inode]:
+        """This node, the directory that it is in, and so on up."""
+        node: Inode | None = self
+        while node is not None:
+            yield node
+            node = node.parent
 
     def path(self) -> str:
         """Path from the volume's root; empty for the root itself. ESTALE once unlinked."""
@@ -95,7 +127,9 @@ class Inode:
         return "/".join(reversed(names))
 
     def child_path(self, name: str) -> str:
-        """Path of a name in this directory."""
+        """Path of a name in this directory. ENOENT once the directory is gone."""
+        if not self.linked:
+            fail(errno.ENOENT, name)
         path = self.path()
         return f"{path}/{name}" if path else name
 
@@ -122,8 +156,11 @@ class InodeTable:
         return iter(list(self._by_number.values()))
 
     def get(self, number: int) -> Inode:
-        """The inode of a number that the kernel was given."""
-        return self._by_number[number]
+        """The inode of a number that the kernel was given. ESTALE when it was forgotten since."""
+        node = self._by_number.get(number)
+        if node is None:
+            fail(errno.ESTALE, reason=f"inode {number} has been forgotten")
+        return node
 
     def remember(self, parent: Inode, name: str, attributes: Attributes, expires: float) -> Inode:
         """Find or make the inode of a name, and note what the volume said of it.
@@ -131,39 +168,59 @@ class InodeTable:
         A name that is another kind of thing by now gets a new number: the kernel would take a
         directory that turned into a file for corruption.
         """
-        parent.hints.pop(name, None)
         node = parent.children.get(name)
         if node is not None and node.attributes.kind is not attributes.kind:
-            self.detach(node)
+            self.supersede(node)
             node = None
         if node is None:
             node = Inode(self._next, parent, name, attributes)
             self._next += 1
             self._by_number[node.number] = node
             parent.children[name] = node
-        if node.content is None or not node.content.modified:
+        parent.names.added(name)
+        if not node.is_local:
             node.attributes = attributes
             node.expires = expires
         return node
 
+    def supersede(self, node: Inode) -> None:
+        """Somebody else replaced or removed it: the name is free for another number.
+
+        It keeps its path, for messages and for what still refers to its version in the store.
+        """
+        parent = node.parent
+        if parent is None or not node.linked:
+            return
+        if parent.children.get(node.name) is node:
+            del parent.children[node.name]
+        parent.names.forget()  # there may be something of that name, or nothing
+        node.superseded = True
+        self.release(node)
+
     def detach(self, node: Inode) -> None:
-        """The name is gone; the inode lives on until handles are closed and the kernel forgets."""
-        if node.parent is not None:
-            node.parent.changed = trio.current_time()
-            if node.parent.children.get(node.name) is node:
-                del node.parent.children[node.name]
+        """It was removed here; it lives on until handles are closed and the kernel forgets."""
+        if node.linked:
+            self._unname(node)
         node.parent = None
         self.release(node)
 
     def move(self, node: Inode, parent: Inode, name: str) -> None:
-        """Rename in the tree. Whatever had the new name must have been detached."""
-        if node.parent is not None:
-            node.parent.changed = trio.current_time()
-            del node.parent.children[node.name]
-        node.parent = parent
-        node.name = name
-        parent.children[name] = node
-        parent.hints.pop(name, None)
+        """Rename in the tree; whatever has the new name is detached."""
+        there = parent.children.get(name)
+        if there is not None and there is not node:
+            self.detach(there)
+        self._unname(node)
+        self._name(node, parent, name)
+
+    def exchange(self, one: Inode, other: Inode) -> None:
+        """Let two nodes change places."""
+        places = (one.parent, one.name), (other.parent, other.name)
+        for node in (one, other):
+            self._unname(node)
+        for node, (parent, name) in zip((other, one), places, strict=True):
+            if parent is None:
+                raise AssertionError("an unlinked node has no place to give")
+            self._name(node, parent, name)
 
     def forget(self, number: int, count: int) -> None:
         """The kernel forgets ``count`` of its lookups."""
@@ -182,6 +239,7 @@ class InodeTable:
             and not current.lookups
             and not current.opens
             and not current.children
+            and not current.is_local
             and current.content is None
         ):
             parent = current.parent
@@ -190,6 +248,18 @@ class InodeTable:
                 del parent.children[current.name]
             current.parent = None
             current = parent
+
+    def _name(self, node: Inode, parent: Inode, name: str) -> None:
+        node.parent = parent
+        node.name = name
+        parent.children[name] = node
+        parent.names.added(name)
+
+    def _unname(self, node: Inode) -> None:
+        parent = node.parent
+        if parent is not None and parent.children.get(node.name) is node:
+            del parent.children[node.name]
+            parent.names.removed(node.name)
 
 
 def is_directory(node: Inode) -> bool:

@@ -5,17 +5,21 @@ and a task whose request is being served waits for its answer even when it is ki
 waits for longer than a moment is looked up in ``/proc``: requests that only ask something are
 given up with EINTR once their caller has a signal that is meant to end it.
 
-Requests that change something are not cut short: nobody would know what became of them.
+Requests that change something are not cut short: nobody would know what became of them. Nor is the
+flush of a program that has ended, which may be what brings its data to the store; an fsync is,
+since the data stays in the journal and is committed later.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import trio
 
@@ -26,9 +30,6 @@ INTERVAL = 0.5
 
 #: Signals that people and service managers send to end a program.
 ENDING = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-#: Flag of a task that is on its way out (include/linux/sched.h), in field 9 of proc(5)'s stat.
-_PF_EXITING = 0x4
 
 
 @dataclass(eq=False, slots=True)
@@ -79,16 +80,42 @@ class Interrupts:
                     request.scope.cancel()
 
 
+class Interruptible(Protocol):
+    """Whoever serves requests that can be given up."""
+
+    interrupts: Interrupts
+
+
+Server = TypeVar("Server", bound=Interruptible)
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def asks_only(
+    handler: Callable[Concatenate[Server, Parameters], Awaitable[Result]],
+) -> Callable[Concatenate[Server, Parameters], Awaitable[Result]]:
+    """Let a handler be given up; its last argument, ``ctx``, says who waits for it."""
+
+    @functools.wraps(handler)
+    async def wrapper(
+        server: Server, /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        context = kwargs.get("ctx") or (args[-1] if args else None)
+        with server.interrupts.watched(getattr(context, "pid", 0)):
+            return await handler(server, *args, **kwargs)
+
+    return wrapper
+
+
 def is_ending(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether a thread is exiting, or has a pending and unblocked signal of :data:`ENDING`."""
-    directory = proc / str(pid)
+    """Whether a thread has a pending and unblocked signal of :data:`ENDING`.
+
+    A thread that cannot be found (it was another one that opened the file) says nothing.
+    """
     try:
-        status = (directory / "status").read_text("ascii", errors="replace")
-        stat = (directory / "stat").read_text("ascii", errors="replace")
+        status = (proc / str(pid) / "status").read_text("ascii", errors="replace")
     except OSError:
-        return True  # nobody is left to take the answer
-    if int(stat.rpartition(")")[2].split()[6]) & _PF_EXITING:
-        return True
+        return False
     masks = {"SigPnd": 0, "ShdPnd": 0, "SigBlk": 0}
     for line in status.splitlines():
         name, _, value = line.partition(":")

@@ -1,15 +1,23 @@
-"""From names to inodes: what is believed of the store, for how long, and how it is asked anew."""
+"""From names to inodes: what is believed of the store, for how long, and how it is asked anew.
+
+Concurrency: one task runs at a time, and changes hands only at an ``await``. So whatever was found
+before an ``await`` is looked up again after it, and an answer of the store counts only where it is
+newer than what is known: a commit or a rename of ours may have overtaken it
+(:meth:`Namespace.observe`). Who calls in here holds :attr:`Namespace.lock` at least shared.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import trio
 
 from fuse.errors import fail
 from fuse.inodes import Inode, InodeTable
-from fuse.volume import Attributes, Volume
+from fuse.treelock import TreeLock
+from fuse.volume import Attributes, Entry, Volume
 
 #: After this many questions about single names of a directory the next one lists it instead.
 PROBES = 16
@@ -17,16 +25,22 @@ PROBES = 16
 #: A directory with more entries than this (one page of Azure Blob) is asked about name by name.
 LISTABLE = 5000
 
+#: A directory that was made here, with no more entries than this, is listed for the first name
+#: that it is not known to have: that costs what the question costs, and answers the next ones too.
+RELISTABLE = 1000
+
 
 class Namespace:
     """Names of a volume, with attributes that are believed for a while.
 
     Attributes:
         timeout: For how long, in seconds; 0 means that the store is always asked.
+        lock: Who may use paths, and who may change what they mean.
     """
 
     def __init__(self, volume: Volume, inodes: InodeTable, timeout: float) -> None:
         self.timeout = timeout
+        self.lock = TreeLock()
         self._volume = volume
         self._inodes = inodes
 
@@ -36,27 +50,28 @@ class Namespace:
 
     async def find(self, parent: Inode, name: str) -> Inode:
         """The inode of a name. ENOENT when there is no such name."""
-        node = parent.children.get(name)
-        if node is not None and (node.is_local or node.expires > trio.current_time()):
-            return node
-        if name not in parent.hints or parent.hints_expire <= trio.current_time():
-            await self._list_if_worthwhile(parent)
-        now = trio.current_time()
-        node = parent.children.get(name)
-        if node is not None and node.expires > now:
-            return node
+        for attempt in ("what is known", "after a listing"):
+            now = trio.current_time()
+            node = parent.children.get(name)
+            if node is not None and (node.is_local or node.expires > now):
+                return node
+            if parent.names.absent(name, now):
+                if node is not None:
+                    self._inodes.supersede(node)
+                fail(errno.ENOENT, name)
+            hint = parent.names.hint(name, now)
+            if hint is not None:
+                expires = parent.names.expires
+                return await self.observe(parent, name, hint, expires - self.timeout, expires)
+            if attempt == "what is known":
+                await self._list_if_worthwhile(parent, unknown=node is None)
+        asked = trio.current_time()
         try:
-            if parent.hints_expire > now and name in parent.hints:
-                attributes = parent.hints[name]
-            else:
-                attributes = await self._volume.stat(parent.child_path(name))
+            attributes = await self._volume.stat(parent.child_path(name))
         except FileNotFoundError:
-            if node is not None:
-                self._inodes.detach(node)
+            self._vanished(parent, name, asked)
             raise
-        found = self._inodes.remember(parent, name, attributes, self.expiry())
-        await self._follow(found)
-        return found
+        return await self.observe(parent, name, attributes, asked, self.expiry())
 
     async def find_if_there(self, parent: Inode, name: str) -> Inode | None:
         """The inode of a name, or None."""
@@ -66,80 +81,144 @@ class Namespace:
             return None
 
     async def refresh(self, node: Inode) -> None:
-        """Ask the store for attributes that are no longer to be believed."""
+        """Ask the store for attributes that are no longer to be believed.
+
+        The node may turn out to be superseded. What was unlinked here is as it was.
+        """
+        if self._settled(node):
+            return
+        parent, name, path = node.parent, node.name, node.path()
+        if parent is None:  # the root: a volume says nothing of it that could change
+            node.expires = self.expiry()
+            return
+        await self._list_if_worthwhile(parent, unknown=False)
+        if self._settled(node):
+            return
+        asked = trio.current_time()
+        try:
+            attributes = await self._volume.stat(path)
+        except FileNotFoundError:
+            self._vanished(parent, name, asked)
+        else:
+            await self.observe(parent, name, attributes, asked, self.expiry())
+
+    async def observe(
+        self, parent: Inode, name: str, attributes: Attributes, asked: float, expires: float
+    ) -> Inode:
+        """Take in what the store says of a name; the inode that the name means from now on.
+
+        Args:
+            parent: The directory.
+            name: The name in it.
+            attributes: What the store said.
+            asked: When it was asked (trio's clock).
+            expires: Until when that may be believed.
+        """
+        while True:
+            node = parent.children.get(name)
+            if node is None:
+                break
+            if node.is_local or self._known_at(node) > asked:
+                return node
+            content = node.content
+            if content is None or not node.opens or content.base.version == attributes.version:
+                break
+            base = content.base
+            if attributes.kind is node.attributes.kind and await self._volume.continues(
+                parent.child_path(name), base, attributes
+            ):
+                if self._unchanged(node, parent, name) and node.content is content:
+                    # It is one living file, or it only grew: open handles read on.
+                    await content.rebase(attributes)
+            elif self._unchanged(node, parent, name) and content.base is base:
+                self._inodes.supersede(node)
+        return self._inodes.remember(parent, name, attributes, expires)
+
+    async def list(self, directory: Inode) -> tuple[Sequence[Entry], dict[str, bool], float]:
+        """List a directory for a program.
+
+        Returns:
+            The entries; what is changed here from the beginning of the listing on (the caller ends
+            that with ``directory.names.unwatch``); until when the entries may be believed.
+        """
+        expires = self.expiry()
+        changes = directory.names.watch()
+        try:
+            entries = [
+                entry async for page in self._volume.list(directory.path()) for entry in page
+            ]
+        except BaseException:
+            directory.names.unwatch(changes)
+            raise
+        if len(entries) <= LISTABLE:
+            known = {entry.name: entry.attributes for entry in entries}
+            directory.names.filled(known, changes, expires - self.timeout, self.timeout)
+        else:
+            directory.names.overfilled(len(entries))
+        return entries, changes, expires
+
+    def empty(self, directory: Inode) -> None:
+        """Note that a directory was made just now: there is nothing in it yet."""
+        directory.names.ours = True
+        directory.names.filled({}, {}, trio.current_time(), self.timeout)
+
+    def _settled(self, node: Inode) -> bool:
+        """Whether there is nothing to ask about a node."""
         orphaned = node.content is not None and node.content.orphaned
-        if node.is_local or orphaned or node.expires > trio.current_time():
-            return
-        if node is self._inodes.root:
-            node.expires = self.expiry()
-            return
-        if node.parent is not None:
-            await self._list_if_worthwhile(node.parent)
-            if node.expires > trio.current_time():
-                return
-        attributes = await self._volume.stat(node.path())
-        if attributes.kind is not node.attributes.kind:
-            fail(errno.ESTALE, node.name)
-        if not node.is_local:
-            node.attributes = attributes
-            node.expires = self.expiry()
-            await self._follow(node)
+        return not node.linked or orphaned or node.is_local or node.expires > trio.current_time()
 
-    def listed(self, directory: Inode, count: int) -> None:
-        """Note a complete listing that was made just now and put into the inode table."""
-        directory.listed = count
-        directory.probes = 0
-        directory.hints.clear()
-        directory.hints_expire = self.expiry()
+    def _known_at(self, node: Inode) -> float:
+        """When the attributes of a node were told or made (trio's clock)."""
+        return node.expires - self.timeout
 
-    async def _list_if_worthwhile(self, parent: Inode) -> None:
+    def _unchanged(self, node: Inode, parent: Inode, name: str) -> bool:
+        return parent.children.get(name) is node and not node.is_local
+
+    def _vanished(self, parent: Inode, name: str, asked: float) -> None:
+        node = parent.children.get(name)
+        if node is not None and not node.is_local and self._known_at(node) <= asked:
+            self._inodes.supersede(node)
+
+    async def _list_if_worthwhile(self, parent: Inode, *, unknown: bool) -> None:
         """List a directory in place of asking about its names one by one.
 
         A job that goes through a directory again and again would ask about every file once per
         time-out. A listing answers for all of them, with the page size of the store in one request.
+
+        Args:
+            parent: The directory.
+            unknown: Whether the question is about a name that nothing is known of.
         """
-        parent.probes += 1
-        if parent.probes <= PROBES or parent.listed > LISTABLE:
+        names = parent.names
+        names.probes += 1
+        if not self.timeout:
             return
-        async with parent.lock:
+        small = unknown and names.ours and (names.listed or 0) <= RELISTABLE
+        if not small and (names.probes <= PROBES or (names.listed or 0) > LISTABLE):
+            return
+        async with names.lock:
             # Whoever held the lock may have listed it; names that a fresh listing lacks are few.
-            if self.timeout and parent.hints_expire <= trio.current_time():
+            believed = names.absent_until if unknown else names.expires
+            if believed <= trio.current_time() and parent.linked:
                 await self._list(parent)
 
     async def _list(self, parent: Inode) -> None:
         asked = trio.current_time()
-        hints: dict[str, Attributes] = {}
-        count = 0
-        async with aclosing(self._volume.list(parent.path())) as pages:
-            async for page in pages:
-                count += len(page)
-                for entry in page:
-                    known = parent.children.get(entry.name)
-                    if known is None:
-                        hints[entry.name] = entry.attributes
-                    # What was changed here meanwhile is newer than the answer.
-                    elif (
-                        known.expires <= asked
-                        and not known.is_local
-                        and known.attributes.kind is entry.attributes.kind
-                    ):
-                        known.attributes = entry.attributes
-                        known.expires = asked + self.timeout
-                        await self._follow(known)
-                if count > LISTABLE:
-                    break  # more than it saves
-        self.listed(parent, count)
-        parent.hints_expire = asked + self.timeout
-        if parent.changed <= asked:  # else a name may be gone that the answer still had
-            parent.hints = {n: a for n, a in hints.items() if n not in parent.children}
-
-    async def _follow(self, node: Inode) -> None:
-        """Let open handles read on where the file only grew."""
-        content = node.content
-        if (
-            content is not None
-            and not content.modified
-            and content.base.version != node.attributes.version
-            and await self._volume.continues(node.path(), content.base, node.attributes)
-        ):
-            await content.rebase(node.attributes)
+        expires = asked + self.timeout
+        found: dict[str, Attributes] = {}
+        with parent.names.watched() as changes:
+            async with aclosing(self._volume.list(parent.path())) as pages:
+                async for page in pages:
+                    found.update((entry.name, entry.attributes) for entry in page)
+                    if len(found) > LISTABLE:
+                        break  # more than it saves
+            for name, attributes in found.items():
+                # What nobody has asked for needs no inode.
+                if name in parent.children:
+                    await self.observe(parent, name, attributes, asked, expires)
+            if len(found) > LISTABLE:
+                parent.names.overfilled(len(found))
+                return
+            parent.names.filled(found, changes, asked, self.timeout)
+        for name in parent.children:
+            parent.names.hints.pop(name, None)

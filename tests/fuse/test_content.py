@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from fuse import readahead
 from fuse.cache import MemoryCache
 from fuse.content import Content
+from fuse.journal import Journal
+from fuse.places import Places
 from fuse.readahead import ReadAhead
+from fuse.staging import Staging
 from tests.fuse import memory_volume
 
 steps = st.lists(
@@ -27,8 +30,16 @@ steps = st.lists(
 )
 
 
-def contents(volume, base, nursery, directory, budget=128):
-    return Content(volume, lambda: "f", base, MemoryCache(budget), nursery, directory)
+async def no_room(content, size):
+    """There is nothing else to commit."""
+
+
+def contents(volume, base, nursery, directory, budget=128, make_room=no_room):
+    journal = Journal(Places(directory, volume.identity))
+    staging = Staging(volume, nursery)
+    return Content(
+        volume, lambda: "f", base, MemoryCache(budget), nursery, journal, staging, make_room
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -117,6 +128,7 @@ async def test_unlinked_while_open_lives_on_and_is_never_committed(tmp_path, nur
     await content.write(100, b"dirty")
     await content.localise()
     del volume.files["f"]
+    content.drop()
     wanted = bytearray(b"x" * 500)
     wanted[100:105] = b"dirty"
     assert bytes(await content.read(0, 500)) == wanted

@@ -105,3 +105,94 @@ async def test_a_new_version_is_seen_after_the_time_out(autojump_clock):
         found = await names.find(table.root, str(number))
     assert (await names.find(table.root, "3")).attributes.version == "3-2"
     assert found.attributes.version == "49-1"
+
+
+class Opened:
+    """As much of a file's content as matters here."""
+
+    def __init__(self, base):
+        self.base = base
+        self.modified = self.orphaned = False
+
+    async def rebase(self, base):
+        await trio.lowlevel.checkpoint()
+        self.base = base
+
+
+async def opened(volume, table, names, *, grows):
+    async def continues(path, old, new):
+        await trio.lowlevel.checkpoint()
+        return grows
+
+    volume.continues = continues
+    node = await names.find(table.root, "3")
+    node.opens, node.lookups, node.content = 1, 1, Opened(node.attributes)
+    return node
+
+
+async def test_an_open_file_that_was_replaced_keeps_its_number_and_version(autojump_clock):
+    volume, table, names = namespace(10)
+    node = await opened(volume, table, names, grows=False)
+    volume.versions["3"] = 2
+    await trio.sleep(11)
+    await names.refresh(node)
+    assert node.superseded
+    assert node.attributes.version == "3-1"
+    new = await names.find(table.root, "3")
+    assert (new.number != node.number, new.attributes.version) == (True, "3-2")
+
+
+async def test_an_open_file_that_grew_goes_on_under_its_number(autojump_clock):
+    volume, table, names = namespace(10)
+    node = await opened(volume, table, names, grows=True)
+    volume.versions["3"] = 2
+    await trio.sleep(11)
+    assert await names.find(table.root, "3") is node
+    assert node.content.base.version == node.attributes.version == "3-2"
+
+
+async def test_an_answer_that_a_commit_has_overtaken_counts_for_nothing(autojump_clock):
+    volume, table, names = namespace(10)
+    node = await opened(volume, table, names, grows=False)
+    asked = trio.current_time()
+    await trio.sleep(1)
+    mine = Attributes(Kind.FILE, size=5, version="mine")
+    node.attributes = node.content.base = mine
+    node.expires = names.expiry()
+    older = volume.attributes("3")
+    assert await names.observe(table.root, "3", older, asked, asked + 10) is node
+    assert node.attributes is mine
+
+
+async def test_an_open_file_that_was_removed_elsewhere_is_superseded(autojump_clock):
+    volume, table, names = namespace(10)
+    node = await opened(volume, table, names, grows=False)
+    del volume.versions["3"]
+    await trio.sleep(11)
+    await names.refresh(node)
+    assert node.superseded
+    assert await names.find_if_there(table.root, "3") is None
+
+
+async def test_a_directory_made_here_is_known_to_be_empty_for_a_while(autojump_clock):
+    volume, table, names = namespace(0)
+    names.empty(table.root)
+    for number in range(1000):
+        assert await names.find_if_there(table.root, f"{number}") is None
+    assert (volume.stats, volume.lists) == (0, 0)
+    volume.versions["7"] = 1
+    await trio.sleep(11)
+    assert await names.find_if_there(table.root, "7") is not None
+    for number in range(100, 1000):
+        assert await names.find_if_there(table.root, f"{number}") is None
+    assert (volume.stats, volume.lists) == (0, 1)
+
+
+async def test_the_silence_of_a_listing_is_believed_for_a_second(autojump_clock):
+    volume, table, names = namespace(100)
+    for number in range(PROBES + 1):
+        assert await names.find_if_there(table.root, f"missing-{number}") is None
+    volume.versions["missing-3"] = 1
+    assert await names.find_if_there(table.root, "missing-3") is None
+    await trio.sleep(1.1)
+    assert await names.find_if_there(table.root, "missing-3") is not None

@@ -1,0 +1,94 @@
+"""Bringing kept data into the store by hand, through the driver that has the volume mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+
+from fuse.recovery import Leftover, kept
+from fuse.volume import Changes, Staged, Volume
+
+log = structlog.get_logger("fuse")
+
+
+class Restore(BaseModel):
+    """Arguments of the control operation ``restore``.
+
+    Attributes:
+        ids: Entries by their ids; an empty list: all of the volume's.
+        overwrite: Replace what the store has by now. Only for entries whose every byte is known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: list[str] = Field(default_factory=list, max_length=100_000)
+    overwrite: bool = False
+
+
+async def restore(volume: Volume, cache: Path, wanted: Restore) -> dict[str, Any]:
+    """Commit entries; each that the store has then is removed from the cache directory.
+
+    Returns:
+        ``stored``: ids; ``failed``: id → why, of those that are still kept.
+    """
+    stored: list[str] = []
+    failed: dict[str, str] = {}
+    known = {entry.id: entry for entry in kept(cache) if entry.volume == volume.identity}
+    for identifier in wanted.ids or known:
+        entry = known.get(identifier)
+        if entry is None:
+            failed[identifier] = "there is no such entry of this volume"
+            continue
+        try:
+            leftover = Leftover(entry.log_file)
+            if wanted.overwrite:
+                await _replace(volume, leftover)
+            else:
+                await leftover.commit(volume)
+        except OSError as error:
+            failed[identifier] = error.strerror or str(error)
+            continue
+        leftover.discard()
+        stored.append(identifier)
+        log.info("kept data is in the store now", path=entry.path, overwrite=wanted.overwrite)
+    return {"stored": stored, "failed": failed}
+
+
+async def _replace(volume: Volume, leftover: Leftover) -> None:
+    """Make the leftover the file's whole content, whatever the store has."""
+    if not is_whole(leftover):
+        reason = "parts of it were never written here, and their version is gone; export it"
+        raise OSError(None, reason)
+    try:
+        found = await volume.stat(leftover.path)
+    except FileNotFoundError:
+        found = None
+    with leftover.over(None):
+        await volume.commit(leftover.path, found, _Whole(leftover), Changes())
+
+
+def is_whole(leftover: Leftover) -> bool:
+    """Whether every byte is known without the version that was written over."""
+    pieces = leftover.replay.dirty.pieces(0, leftover.base_size)
+    return all(written for _start, _end, written in pieces)
+
+
+class _Whole:
+    """A leftover as content that shows nothing of any base."""
+
+    base_size = 0
+    staged: Sequence[Staged] = ()
+
+    def __init__(self, leftover: Leftover) -> None:
+        self._leftover = leftover
+        self.size = leftover.size
+        self.mtime_ns = leftover.mtime_ns
+        self.dirty_ranges: Sequence[tuple[int, int]] = [(0, self.size)] if self.size else []
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the content."""
+        return await self._leftover.read(offset, size)
