@@ -264,6 +264,13 @@ class Content:
         if not self.modified or self.orphaned:
             return
         await self._stager.settle()
+        if self._entry is not None:
+            try:
+                self._entry.committing(self.mtime_ns)
+            except OSError as error:
+                # Only needed to know our own work again after a crash; the commit frees the space.
+                if error.errno not in FULL:
+                    raise
         base = await self._volume.commit(self._path(), self.base, self, self.changes)
         self._stager.reset()
         self._follow(base)

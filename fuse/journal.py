@@ -107,6 +107,10 @@ class Entry:
         """The file is about to be removed: after a crash it may be gone."""
         self._append(records.unlink())
 
+    def committing(self, mtime_ns: int) -> None:
+        """A commit begins: after a crash this time tells whether it succeeded."""
+        self._append(records.commit(mtime_ns))
+
     def discard(self) -> None:
         """The store has it all, or nobody wants it: nothing is left to recover.
 

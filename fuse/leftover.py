@@ -78,7 +78,9 @@ class Leftover:
 
     @property
     def mtime_ns(self) -> int:
-        """When it was written last."""
+        """When it was written last; of a commit that was begun exactly what that one sent."""
+        if self.replay.committing is not None:
+            return self.replay.committing
         try:
             return self.data_file.stat().st_mtime_ns
         except FileNotFoundError:

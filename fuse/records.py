@@ -43,6 +43,7 @@ class Record(enum.IntEnum):
     BARRIER = 6
     UNLINK = 7
     BASE = 8
+    COMMIT = 9
 
 
 #: Lengths of the payloads that have one.
@@ -51,6 +52,7 @@ _LENGTHS = {
     Record.TRUNCATE: _SIZE.size,
     Record.BARRIER: _SIZE.size,
     Record.UNLINK: 0,
+    Record.COMMIT: _SIZE.size,
 }
 
 
@@ -93,6 +95,8 @@ class Replay:
         base_size: Bytes of the base that are still visible.
         dirty: What was written.
         changes: Attributes to set.
+        committing: Modification time (nanoseconds since the epoch) of a commit of all this that was
+            begun, and may have succeeded; None where there was none.
         unlinking: Its removal had begun: it need not be there any more.
         records: Number of records believed.
         length: Bytes of the log that were believed.
@@ -107,6 +111,7 @@ class Replay:
     base_size: int
     dirty: RangeSet = field(default_factory=RangeSet)
     changes: Changes = field(default_factory=Changes)
+    committing: int | None = None
     unlinking: bool = False
     records: int = 1
     length: int = 0
@@ -169,6 +174,11 @@ def unlink() -> bytes:
     return _record(Record.UNLINK, b"")
 
 
+def commit(mtime_ns: int) -> bytes:
+    """What is noted so far is about to be committed, with this modification time."""
+    return _record(Record.COMMIT, _SIZE.pack(mtime_ns))
+
+
 def replay(log: bytes, *, boot: str | None) -> Replay:
     """What a log tells, as far as it can be believed on a machine with this boot id.
 
@@ -202,7 +212,7 @@ def replay(log: bytes, *, boot: str | None) -> Replay:
         state.damage = damage
     else:
         state.doubtful = bool(damage) or any(
-            kind is not Record.BARRIER for kind, _, _ in records[len(believed) :]
+            kind not in {Record.BARRIER, Record.COMMIT} for kind, _, _ in records[len(believed) :]
         )
     return state
 
@@ -212,6 +222,7 @@ def _apply(state: Replay, kind: Record, payload: bytes) -> None:
         state.changes = replace(state.changes, mtime_ns=None)
     if kind in {Record.WRITE, Record.TRUNCATE, Record.CHANGES}:  # it is still in use
         state.unlinking = False
+        state.committing = None
     if kind is Record.WRITE:
         start, end = _RANGE.unpack(payload)
         state.dirty.add(start, end)
@@ -227,6 +238,8 @@ def _apply(state: Replay, kind: Record, payload: bytes) -> None:
         state.path = str(json.loads(payload))
     elif kind is Record.UNLINK:
         state.unlinking = True
+    elif kind is Record.COMMIT:
+        (state.committing,) = _SIZE.unpack(payload)
     elif kind is Record.BASE:
         state.base = attributes_from_json(json.loads(payload))
 

@@ -103,7 +103,9 @@ class Recognition:
             return None
         written = _written(content)
         if content.size and not written:
-            return None  # nothing that could be compared: a file that was only cut
+            # Only cut, so there are no bytes to compare; the time tells, to the nanosecond.
+            same = _comparable(found.metadata) == _comparable(metadata.items())
+            return found if same else None
         for start, end in written:
             if not await self.same(path, found, content, start, end):
                 return None

@@ -160,5 +160,7 @@ def test_killed_at_random_points(storage, blob_container, short_path, seed):
                 subprocess.run(["umount", "-l", mounted.path], check=True)
                 for line in [first, *program.stdout]:
                     model.note(json.loads(line))
-        assert not kept.exists(), ("nobody else wrote: there is no conflict", told, mounted_log())
+        if kept.exists():
+            print(*told[-12:], mounted_log(), sep="\n")
+        assert not kept.exists(), "nobody else wrote: there is no conflict"
     assert not list((short_path / "c" / "journal").glob("*/*"))

@@ -141,3 +141,10 @@ def test_what_is_used_after_its_removal_began_is_not_removed():
     log = records.header(HEADER) + records.unlink()
     assert records.replay(log, boot="boot-1").unlinking
     assert not records.replay(log + records.write(0, 1), boot="boot-1").unlinking
+
+
+def test_the_time_of_a_commit_holds_until_the_next_change():
+    log = records.header(HEADER) + records.truncate(50) + records.commit(77)
+    assert records.replay(log, boot="boot-1").committing == 77
+    log += records.write(1, 2)
+    assert records.replay(log, boot="boot-1").committing is None

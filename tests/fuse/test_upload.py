@@ -463,6 +463,22 @@ async def test_only_cut_is_no_proof(box):
 
 
 @pytest.mark.parametrize("size", [100, 20 * MIB])
+async def test_a_cut_that_a_crash_cut_off_is_recognised_by_its_time(
+    box, storage, blob_container, size
+):
+    base = await box.put("f", noise(size))
+    content = Overlay(noise(size)).truncate(size // 2)
+    made = await box.uploads.commit("f", base, content, Changes())
+    content.base_is_there = False
+    async with opened(storage, blob_container) as later:
+        assert same(made, await later.uploads.commit("f", base, content, Changes()))
+        content.mtime_ns += 1
+        with pytest.raises(OSError) as caught:
+            await later.uploads.commit("f", base, content, Changes())
+        assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("size", [100, 20 * MIB])
 async def test_a_blob_that_was_deleted_is_a_conflict(box, size):
     base = await box.put("f", noise(size))
     await box.sdk(box.client.delete_blob, "f")
