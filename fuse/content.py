@@ -358,7 +358,11 @@ class Content:
         end = offset + len(data)
         # What the log says already it need not say again.
         known = all(dirty for _, _, dirty in self._dirty.pieces(offset, end))
-        entry.write(offset, data, known=known and self.changes.mtime_ns is None)
+        try:
+            entry.write(offset, data, known=known and self.changes.mtime_ns is None)
+        except OSError:
+            self._stager.wrote(offset, end)  # it may be there in part: what was sent is not that
+            raise
         self._dirty.add(offset, end)
 
     def _read_written(self, offset: int, size: int) -> bytes:

@@ -23,6 +23,12 @@ PROGRAM = "batchai-mount"
 # <linux/prctl.h>
 PR_SET_DUMPABLE = 4
 
+# <malloc.h>, mallopt(3)
+M_MMAP_THRESHOLD = -3
+
+#: Buffers from this size on (bytes) go back to the system when they are freed.
+LARGE_BUFFER = 1 << 20
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="batchai-node-agent", prog_name=PROGRAM)
@@ -45,8 +51,11 @@ def cli() -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not all data is in the store,
     5 no permission or a wrong credential, 6 the server cannot be reached.
     """
+    libc = ctypes.CDLL(None)
     # A core dump would hold the key.
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # Else glibc raises the threshold by itself, and keeps buffers of megabytes in its heap.
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER)
 
 
 for command in (

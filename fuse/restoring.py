@@ -9,8 +9,10 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from fuse.recovery import Leftover, kept
-from fuse.volume import Changes, Staged, Volume
+from fuse.leftover import Leftover
+from fuse.records import JournalError
+from fuse.recovery import held, kept
+from fuse.volume import Staged, Volume
 
 log = structlog.get_logger("fuse")
 
@@ -44,15 +46,15 @@ async def restore(volume: Volume, cache: Path, wanted: Restore) -> dict[str, Any
             failed[identifier] = "there is no such entry of this volume"
             continue
         try:
-            leftover = Leftover(entry.log_file)
-            if wanted.overwrite:
-                await _replace(volume, leftover)
-            else:
-                await leftover.commit(volume)
-        except OSError as error:
-            failed[identifier] = error.strerror or str(error)
+            with held(entry) as leftover:
+                if wanted.overwrite:
+                    await _replace(volume, leftover)
+                else:
+                    await leftover.commit(volume)
+                leftover.discard()
+        except (OSError, JournalError) as error:
+            failed[identifier] = getattr(error, "strerror", None) or str(error)
             continue
-        leftover.discard()
         stored.append(identifier)
         log.info("kept data is in the store now", path=entry.path, overwrite=wanted.overwrite)
     return {"stored": stored, "failed": failed}
@@ -68,7 +70,7 @@ async def _replace(volume: Volume, leftover: Leftover) -> None:
     except FileNotFoundError:
         found = None
     with leftover.over(None):
-        await volume.commit(leftover.path, found, _Whole(leftover), Changes())
+        await volume.commit(leftover.path, found, _Whole(leftover), leftover.replay.changes)
 
 
 def is_whole(leftover: Leftover) -> bool:

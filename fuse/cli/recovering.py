@@ -196,7 +196,7 @@ def _free(path: Path) -> Path:
 
 
 def _discard(chosen: Sequence[Kept], *, yes: bool) -> None:
-    from fuse.recovery import Leftover
+    from fuse.recovery import held
 
     for entry in chosen:
         if not yes:
@@ -206,7 +206,8 @@ def _discard(chosen: Sequence[Kept], *, yes: bool) -> None:
                 for suffix in (".log", ".data", ".json"):
                     entry.log_file.with_suffix(suffix).unlink(missing_ok=True)
             else:
-                Leftover(entry.log_file).discard()
+                with held(entry) as leftover:
+                    leftover.discard()
         click.echo(f"deleted {entry.path or entry.id}")
 
 

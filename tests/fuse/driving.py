@@ -104,3 +104,5 @@ def driver(spec, directory, **changes):
             if process.poll() is None:
                 process.kill()
             subprocess.run(["umount", "-l", mountpoint], check=False, capture_output=True)
+            # A driver that was killed leaves it behind, as it must.
+            Path(spec["runDir"], "control.sock").unlink(missing_ok=True)
