@@ -10,25 +10,24 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 import structlog
 import trio
-from pydantic import SecretStr
 
-from fuse import control, kernel, subtree
-from fuse.blob.mount_options import Mapped
+from fuse import control, kernel
 from fuse.blob.mount_options import apply as apply_mount_options
 from fuse.errors import MountError
 from fuse.filesystem import FileSystem
+from fuse.opening import open_root
 from fuse.places import Places
 from fuse.recovery import Report, kept, recover
 from fuse.restoring import Restore, restore
 from fuse.spec import BlobSpec, NewCredential, VolumeSpec
-from fuse.volume import Attributes, Kind, Volume
+from fuse.volume import Attributes, Kind
 
 if TYPE_CHECKING:
     from fuse.blob.store import BlobStore
@@ -45,64 +44,6 @@ HURRY = 5.0
 OPEN_FILES = 65536
 
 ReadyCallback = Callable[[], None]
-
-
-def open_volume(
-    spec: VolumeSpec,
-    *,
-    lend: Callable[[BlobStore], None] | None = None,
-    cache_directory: Path | None = None,
-) -> AbstractAsyncContextManager[Volume]:
-    """Connect to what ``spec`` names. Entering raises MountError when it cannot be used.
-
-    Args:
-        spec: What to connect to.
-        lend: Shown the store below a blob volume before the volume itself is there.
-        cache_directory: Where operations of several requests are written down; what earlier mounts
-            left there is completed or undone first. None for what changes nothing.
-    """
-    # Imported here: each SDK costs a good part of a second, and a driver needs only one.
-    if isinstance(spec, BlobSpec):
-        from fuse.blob.opening import open_store
-        from fuse.blob.volume import BlobVolume
-
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[Volume]:
-            async with open_store(spec).opened() as store:
-                if lend is not None:
-                    lend(store)
-                volume = BlobVolume(store, cache_directory)
-                if not store.read_only:
-                    await volume.recover()
-                yield volume
-
-        return opened()
-    from fuse.share.volume import ShareVolume
-
-    return ShareVolume.connect(
-        endpoint=spec.endpoint,
-        share=spec.share,
-        account=spec.account,
-        key=spec.key,
-        source=spec.source,
-    )
-
-
-def open_root(
-    spec: VolumeSpec,
-    mapped: Mapped,
-    *,
-    lend: Callable[[BlobStore], None] | None = None,
-    cache_directory: Path | None = None,
-) -> AbstractAsyncContextManager[Volume]:
-    """What a mount with these instructions shows as its root, its mount options followed.
-
-    As :func:`open_volume` otherwise.
-    """
-    if isinstance(spec, BlobSpec) and mapped.proxy is not None:
-        spec = spec.model_copy(update={"proxy": SecretStr(mapped.proxy)})
-    volume = open_volume(spec, lend=lend, cache_directory=cache_directory)
-    return subtree.opened(volume, mapped.subdirectory)
 
 
 class Driver:

@@ -93,7 +93,7 @@ def _say_plainly(document: dict[str, Any]) -> None:
 def _opened(spec: VolumeSpec) -> AbstractAsyncContextManager[Volume]:
     """The volume of a mount with these instructions: what its users see as the root."""
     from fuse.blob.mount_options import apply
-    from fuse.driver import open_root
+    from fuse.opening import open_root
     from fuse.options import MountOptions
 
     nowhere = MountOptions(mountpoint=Path("/"), cache_directory=Path("/"))
