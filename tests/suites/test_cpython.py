@@ -29,4 +29,4 @@ def test_cpython(top, tmp_path, module):
     ]
     assert not surprising, "\n".join([*surprising, "", ours.log])
     assert not expected & ours.passed, "these pass now: take them out of EXPECTED"
-    assert expected <= local.passed, "these do not pass in a local directory either"
+    assert expected <= local.passed | local.skipped, "these fail in a local directory too"
