@@ -68,6 +68,6 @@ def entry(node: Inode, options: MountOptions, timeout: float) -> EntryAttributes
     result.st_blksize = 4096
     result.st_blocks = -(-known.size // 512)
     result.st_mtime_ns = max(known.mtime_ns, node.touched_ns)
-    result.st_ctime_ns = max(known.ctime_ns or known.mtime_ns, node.touched_ns)
+    result.st_ctime_ns = max(known.ctime_ns or known.mtime_ns, node.touched_ns, node.changed_ns)
     result.st_atime_ns = known.mtime_ns if node.atime_ns is None else node.atime_ns
     return result

@@ -23,6 +23,7 @@ import errno
 import mmap
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -32,7 +33,7 @@ import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
-from fuse import capacity, directories, filenames, setattrs, xattrs
+from fuse import capacity, creation, directories, filenames, setattrs, xattrs
 from fuse.answers import answers
 from fuse.cache import MemoryCache
 from fuse.content import Content
@@ -164,6 +165,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 setattrs.change_root(node, changes)
             elif changes:
                 await self.contents.change(node, changes)
+            node.changed_ns = time.time_ns()
             if fields.update_atime:
                 node.atime_ns = attr.st_atime_ns
             if fields.update_mtime:
@@ -186,7 +188,11 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     ) -> EntryAttributes:
         """Create a symbolic link."""
         async with self._making(parent_inode, name) as (parent, text):
-            made = await self.volume.symlink(parent.child_path(text), filenames.made(target))
+            made = await self.volume.symlink(
+                parent.child_path(text),
+                filenames.made(target),
+                creation.link(parent, ctx, self.options),
+            )
             return self._entry(self._born(parent, text, made))
 
     @answers
@@ -196,7 +202,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Create a directory."""
         async with self._making(parent_inode, name) as (parent, text):
             made = await self.volume.make_directory(
-                parent.child_path(text), _unless(stat.S_IMODE(mode), self.options.directory_mode)
+                parent.child_path(text), creation.directory(parent, mode, ctx, self.options)
             )
             node = self._born(parent, text, made)
             self.names.empty(node)
@@ -502,10 +508,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
 
     async def _create(self, parent: Inode, name: str, mode: int, ctx: Any) -> Inode:
         attributes = await self.volume.create(
-            parent.child_path(name),
-            _unless(stat.S_IMODE(mode), self.options.file_mode),
-            _unless(ctx.uid, self.options.uid),
-            _unless(ctx.gid, self.options.gid),
+            parent.child_path(name), creation.file(parent, mode, ctx, self.options)
         )
         return self._born(parent, name, attributes)
 
@@ -553,11 +556,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 # There may be no room for it in the store: then setxattr says so, not close.
                 await self.contents.commit(node, content)
             await self.contents.change(node, change(known_attributes(node)))
-
-
-def _unless(value: int, default: int) -> int | None:
-    """``value``, or None where it is what the mount shows anyway and need not be stored."""
-    return None if value == default else value
+            node.changed_ns = time.time_ns()
 
 
 def _is_write_back(content: Content, offset: int, size: int) -> bool:

@@ -39,6 +39,8 @@ class Inode:
         superseded: Its name means something else by now, or nothing: those who have it open keep
             their version, and whoever else comes gets ESTALE and looks the name up again.
         atime_ns: Access time as a program set it, nanoseconds since the epoch; stores keep none.
+        changed_ns: When attributes were set last here, nanoseconds since the epoch; the store's own
+            time of that has whole seconds.
         touched_ns: When a name in this directory changed last here, nanoseconds since the epoch.
     """
 
@@ -48,6 +50,7 @@ class Inode:
         "atime_ns",
         "attributes",
         "cached_version",
+        "changed_ns",
         "children",
         "content",
         "expires",
@@ -75,6 +78,7 @@ class Inode:
         self.children: dict[str, Inode] = {}
         self.superseded = False
         self.atime_ns: int | None = None
+        self.changed_ns = 0
         self.touched_ns = 0
         self._changing = 0
         self._names: DirectoryNames | None = None

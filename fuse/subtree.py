@@ -103,11 +103,9 @@ class Subtree:
         """As of the whole volume."""
         return await self._whole.stage(self._at(path), base, start, body)
 
-    async def create(
-        self, path: str, mode: int | None, uid: int | None, gid: int | None
-    ) -> Attributes:
+    async def create(self, path: str, changes: Changes) -> Attributes:
         """As of the whole volume."""
-        return await self._whole.create(self._at(path), mode, uid, gid)
+        return await self._whole.create(self._at(path), changes)
 
     async def set_attributes(
         self, path: str, attributes: Attributes, changes: Changes
@@ -115,9 +113,9 @@ class Subtree:
         """As of the whole volume."""
         return await self._whole.set_attributes(self._at(path), attributes, changes)
 
-    async def make_directory(self, path: str, mode: int | None) -> Attributes:
+    async def make_directory(self, path: str, changes: Changes) -> Attributes:
         """As of the whole volume."""
-        return await self._whole.make_directory(self._at(path), mode)
+        return await self._whole.make_directory(self._at(path), changes)
 
     async def remove_directory(self, path: str) -> None:
         """As of the whole volume."""
@@ -139,9 +137,9 @@ class Subtree:
         """As of the whole volume."""
         await self._whole.exchange(self._at(one), self._at(other))
 
-    async def symlink(self, path: str, target: str) -> Attributes:
+    async def symlink(self, path: str, target: str, changes: Changes) -> Attributes:
         """As of the whole volume."""
-        return await self._whole.symlink(self._at(path), target)
+        return await self._whole.symlink(self._at(path), target, changes)
 
     async def readlink(self, path: str, attributes: Attributes) -> str:
         """As of the whole volume."""

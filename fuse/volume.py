@@ -241,10 +241,8 @@ class Volume(Protocol):
         """
         ...
 
-    async def create(
-        self, path: str, mode: int | None, uid: int | None, gid: int | None
-    ) -> Attributes:
-        """Create an empty file. EEXIST when the name is taken."""
+    async def create(self, path: str, changes: Changes) -> Attributes:
+        """Create an empty file with these attributes. EEXIST when the name is taken."""
         ...
 
     async def set_attributes(
@@ -253,8 +251,8 @@ class Volume(Protocol):
         """Apply mode, owner and times. What the store cannot keep is accepted and forgotten."""
         ...
 
-    async def make_directory(self, path: str, mode: int | None) -> Attributes:
-        """Create a directory. EEXIST, ENOENT when the parent is missing."""
+    async def make_directory(self, path: str, changes: Changes) -> Attributes:
+        """Create a directory with these attributes. EEXIST, ENOENT when the parent is missing."""
         ...
 
     async def remove_directory(self, path: str) -> None:
@@ -279,8 +277,8 @@ class Volume(Protocol):
         """Let two names change places (renameat2(2), RENAME_EXCHANGE). EINVAL where impossible."""
         ...
 
-    async def symlink(self, path: str, target: str) -> Attributes:
-        """Create a symbolic link. EEXIST."""
+    async def symlink(self, path: str, target: str, changes: Changes) -> Attributes:
+        """Create a symbolic link with these attributes. EEXIST."""
         ...
 
     async def readlink(self, path: str, attributes: Attributes) -> str:

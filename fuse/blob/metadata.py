@@ -24,6 +24,9 @@ OWNER = "posix_owner"
 GROUP = "posix_group"
 MODIFIED = "modtime"
 
+#: Nanoseconds.
+SECOND = 1_000_000_000
+
 
 def attributes(
     *,
@@ -35,18 +38,20 @@ def attributes(
 ) -> Attributes:
     """Attributes of a blob from its properties."""
     known = {name.lower(): value for name, value in (metadata or {}).items()}
-    changed = int(last_modified.timestamp() * 1_000_000_000) if last_modified else 0
+    changed = int(last_modified.timestamp()) * SECOND if last_modified else 0
     kind = Kind.FILE
     if known.get(FOLDER, "").lower() == "true" and not size:
         kind = Kind.DIRECTORY
     elif known.get(SYMLINK, "").lower() == "true":
         kind = Kind.SYMLINK
     mode = _number(known.get(MODE))
+    modified = _first(_number(known.get(MODIFIED)), changed)
     return Attributes(
         kind=kind,
         size=size,
-        mtime_ns=_first(_number(known.get(MODIFIED)), changed),
-        ctime_ns=changed,
+        mtime_ns=modified,
+        # The store counts in whole seconds: a modification in this one is more exact.
+        ctime_ns=modified if changed <= modified < changed + SECOND else changed,
         version="" if kind is Kind.DIRECTORY else quoted(etag),
         mode=None if mode is None else stat.S_IMODE(mode),
         uid=_number(known.get(OWNER)),

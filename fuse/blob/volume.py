@@ -92,9 +92,9 @@ class BlobVolume:
             async for page in pages:
                 yield page
 
-    async def make_directory(self, path: str, mode: int | None) -> Attributes:
+    async def make_directory(self, path: str, changes: Changes) -> Attributes:
         """A marker blob, as blobfuse and azcopy make them."""
-        return await self._directories.make(path, await self._new_name(path), Changes(mode=mode))
+        return await self._directories.make(path, await self._new_name(path), changes)
 
     async def remove_directory(self, path: str) -> None:
         """Delete the marker of a directory that nothing is in."""
@@ -134,10 +134,11 @@ class BlobVolume:
                 fail(errno.EINVAL, path, "a file has the same name")
         await self._renames.exchange(await self._blob_name(one), await self._blob_name(other))
 
-    async def symlink(self, path: str, target: str) -> Attributes:
+    async def symlink(self, path: str, target: str, changes: Changes) -> Attributes:
         """A blob with the target as content, as blobfuse and azcopy make them."""
         body = target.encode(errors="surrogateescape")
-        metadata = {posix.SYMLINK: "true"}
+        link = {posix.SYMLINK: "true"}.items()
+        metadata = posix.changed(link, changes, kind=Kind.SYMLINK, rewritten=True)
         made = await self._uploads.put(await self._new_name(path), body, metadata, dict(IF_FREE))
         return made.changed(kind=Kind.SYMLINK, size=len(body))
 
@@ -159,11 +160,9 @@ class BlobVolume:
         except FileNotFoundError:
             fail(errno.ESTALE, path, "the blob was deleted while it was open")
 
-    async def create(
-        self, path: str, mode: int | None, uid: int | None, gid: int | None
-    ) -> Attributes:
+    async def create(self, path: str, changes: Changes) -> Attributes:
         """An empty blob, made only if the name is free."""
-        metadata = posix.changed((), Changes(mode=mode, uid=uid, gid=gid), rewritten=True)
+        metadata = posix.changed((), changes, rewritten=True)
         return await self._uploads.put(await self._new_name(path), b"", metadata, dict(IF_FREE))
 
     async def commit(

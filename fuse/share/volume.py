@@ -156,7 +156,7 @@ class ShareVolume:
         ESTALE when somebody else wrote to it since ``base``; EEXIST for a new file that is there.
         """
         if base is None:
-            base = await self.create(path, None, None, None)
+            base = await self.create(path, Changes())
         begun: FileState | None = None
 
         async def write(channel: Channel, _: bool) -> Attributes:  # noqa: FBT001
@@ -183,11 +183,9 @@ class ShareVolume:
         except FileNotFoundError:
             fail(errno.ESTALE, path, "the file is not there any more")
 
-    async def create(
-        self, path: str, mode: int | None, uid: int | None, gid: int | None
-    ) -> Attributes:
+    async def create(self, path: str, changes: Changes) -> Attributes:
         """Create an empty file. EEXIST."""
-        del mode, uid, gid  # a share does not keep them
+        del changes  # a share does not keep modes and owners, and its own clock is exact
         return await self._make(path, b"")
 
     async def set_attributes(
@@ -204,9 +202,9 @@ class ShareVolume:
 
         return await self._link.run(change)
 
-    async def make_directory(self, path: str, mode: int | None) -> Attributes:
+    async def make_directory(self, path: str, changes: Changes) -> Attributes:
         """Create a directory. EEXIST, ENOENT."""
-        del mode
+        del changes
 
         async def make(channel: Channel, uncertain: bool) -> Attributes:  # noqa: FBT001
             try:
@@ -289,8 +287,9 @@ class ShareVolume:
         await trio.lowlevel.checkpoint()
         return None
 
-    async def symlink(self, path: str, target: str) -> Attributes:
+    async def symlink(self, path: str, target: str, changes: Changes) -> Attributes:
         """Create a symbolic link, as a small file (``mfsymlinks``). EEXIST."""
+        del changes
         return await self._make(path, symlinks.encode(target))
 
     async def readlink(self, path: str, attributes: Attributes) -> str:

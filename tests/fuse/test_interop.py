@@ -98,7 +98,7 @@ async def test_every_name_is_reached_moved_and_deleted(volume, client):
     for name in NAMES[:15]:
         assert name in files
     # Each is renamed into a directory, back out of it, and deleted.
-    await volume.make_directory("moved", None)
+    await volume.make_directory("moved", Changes())
     for number, path in enumerate(files):
         before = await content(volume, path)
         await volume.rename(path, f"moved/{number}", await volume.stat(path), replace=False)
@@ -146,7 +146,7 @@ async def test_names_with_dots_are_shown_escaped_and_lead_nowhere_else(volume, c
 
 async def test_what_the_store_cannot_carry_is_kept_under_escapes(volume, client):
     for name in ["back\\slash", "two\nlines", "bell\x07", "noncharacter\ufffe"]:
-        await volume.create(name, None, None, None)
+        await volume.create(name, Changes())
         assert name in await listing(volume)
         assert (await volume.stat(name)).size == 0
     assert sorted(blob.name for blob in client.list_blobs()) == [
@@ -158,18 +158,18 @@ async def test_what_the_store_cannot_carry_is_kept_under_escapes(volume, client)
 
 
 async def test_names_that_stand_for_something_else_cannot_be_made(volume):
-    source = await volume.create("x", None, None, None)
+    source = await volume.create("x", Changes())
     for attempt in [
-        volume.create("_$empty$", None, None, None),
-        volume.make_directory("a_$directory$", None),
-        volume.symlink("_$dotdot$", "target"),
+        volume.create("_$empty$", Changes()),
+        volume.make_directory("a_$directory$", Changes()),
+        volume.symlink("_$dotdot$", "target", Changes()),
         volume.rename("x", "_$dot$", source, replace=True),
     ]:
         with pytest.raises(OSError) as caught:
             await attempt
         assert caught.value.errno == errno.EINVAL
     with pytest.raises(OSError) as caught:
-        await volume.create("n" * 1025, None, None, None)
+        await volume.create("n" * 1025, Changes())
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
@@ -233,8 +233,8 @@ async def test_markers_of_others(volume, client):
 
 
 async def test_what_we_write_they_read(volume, client):
-    await volume.make_directory("d", 0o750)
-    await volume.symlink("l", "d/x")
+    await volume.make_directory("d", Changes(mode=0o750))
+    await volume.symlink("l", "d/x", Changes())
     blob = client.get_blob_client("d").get_blob_properties()
     assert (blob.size, blob.metadata) == (0, {"hdi_isfolder": "true", "permissions": "16872"})
     assert client.download_blob("l").readall() == b"d/x"
@@ -327,9 +327,9 @@ async def test_deleting_many_files_costs_little_more_than_their_deletions(volume
     for number in range(60):
         await volume.unlink(f"virtual/{number}")
     assert volume.statistics()["requests"] - before <= 60 + 8
-    await volume.make_directory("made", None)
+    await volume.make_directory("made", Changes())
     for number in range(5):
-        await volume.create(f"made/{number}", None, None, None)
+        await volume.create(f"made/{number}", Changes())
     before = volume.statistics()["requests"]
     for number in range(5):
         await volume.unlink(f"made/{number}")
@@ -339,13 +339,13 @@ async def test_deleting_many_files_costs_little_more_than_their_deletions(volume
 async def test_directories_and_their_errnos(volume, client):
     client.upload_blob("virtual/x", b"")
     with pytest.raises(FileExistsError):
-        await volume.make_directory("virtual", None)
+        await volume.make_directory("virtual", Changes())
     with pytest.raises(FileNotFoundError):
-        await volume.make_directory("missing/d", None)
-    await volume.make_directory("d", None)
+        await volume.make_directory("missing/d", Changes())
+    await volume.make_directory("d", Changes())
     with pytest.raises(FileExistsError):
-        await volume.make_directory("d", None)
-    await volume.make_directory("d/e", None)
+        await volume.make_directory("d", Changes())
+    await volume.make_directory("d/e", Changes())
     with pytest.raises(OSError) as caught:
         await volume.remove_directory("d")
     assert caught.value.errno == errno.ENOTEMPTY
@@ -356,11 +356,11 @@ async def test_directories_and_their_errnos(volume, client):
     client.delete_blob("d/e")
     client.delete_blob("d")
     with pytest.raises(FileNotFoundError):
-        await volume.make_directory("d/e", None)
+        await volume.make_directory("d/e", Changes())
 
 
 async def test_removing_a_directory_costs_one_question_and_the_deletion(volume):
-    await volume.make_directory("d", None)
+    await volume.make_directory("d", Changes())
     before = volume.statistics()["requests"]
     await volume.remove_directory("d")
     assert volume.statistics()["requests"] - before == 3  # list, head of the marker, delete
@@ -368,7 +368,7 @@ async def test_removing_a_directory_costs_one_question_and_the_deletion(volume):
 
 
 async def test_a_file_that_took_the_place_of_a_directory_is_not_removed_with_it(volume, client):
-    await volume.make_directory("d", None)
+    await volume.make_directory("d", Changes())
     client.upload_blob("d", b"precious", overwrite=True)
     with pytest.raises(FileNotFoundError):
         await volume.remove_directory("d")
@@ -376,7 +376,7 @@ async def test_a_file_that_took_the_place_of_a_directory_is_not_removed_with_it(
 
 
 async def test_attributes_in_listings_of_made_directories(volume, client):
-    await volume.make_directory("d", 0o700)
+    await volume.make_directory("d", Changes(mode=0o700))
     client.upload_blob("d/x", b"")
     found = await listing(volume)
     assert list(found) == ["d"]

@@ -125,7 +125,7 @@ async def test_a_file_keeps_everything_but_its_name(volume, client):
 
 
 async def test_a_rename_costs_two_requests(volume):
-    attributes = await volume.create("a", None, None, None)
+    attributes = await volume.create("a", Changes())
     before = volume.statistics()["requests"]
     await volume.rename("a", "b", attributes, replace=True)
     assert volume.statistics()["requests"] - before == 2
@@ -231,7 +231,7 @@ TREE = {"x": b"1", "y z": b"22", "e/f": b"333", "e/g/h": b"4", "_%": b""}
 
 
 async def plant(volume, client, root="d"):
-    await volume.make_directory(root, 0o750)
+    await volume.make_directory(root, Changes(mode=0o750))
     for name, data in TREE.items():
         client.upload_blob(f"{root}/{name}", data)
     return {f"{root}/{name}" if name else root: data for name, data in {**TREE, "": b""}.items()}
@@ -247,7 +247,7 @@ async def test_a_directory_with_all_that_is_below(volume, client, intents):
 
 async def test_directories_without_markers_and_over_empty_ones(volume, client):
     client.upload_blob("v/x", b"1")
-    await volume.make_directory("empty", 0o700)
+    await volume.make_directory("empty", Changes(mode=0o700))
     client.upload_blob("slash/", b"")
     await volume.rename("v", "empty", await volume.stat("v"), replace=True)
     assert set(await listing(volume)) == {"empty", "slash"}
@@ -598,14 +598,14 @@ async def test_operations_whose_answers_are_lost_have_been_done(far, proxy, clie
         proxy.requests.clear()
         return done
 
-    made = await once("PUT", far.create("f", 0o600, 0, 0))
+    made = await once("PUT", far.create("f", Changes(mode=0o600, uid=0, gid=0)))
     changed = await once("PUT", far.set_attributes("f", made, Changes(mode=0o640)), "comp=metadata")
     assert (await far.stat("f")).version == changed.version
     for replace in [False, True]:
         renamed = await once("PUT", far.rename("f", "g", changed, replace=replace))
         assert (await far.stat("g")).version == renamed.version
         changed = await once("DELETE", far.rename("g", "f", renamed, replace=replace))
-    await once("PUT", far.make_directory("d", 0o700))
+    await once("PUT", far.make_directory("d", Changes(mode=0o700)))
     await once("PUT", far.rename("f", "d/f", changed, replace=False))
     directory = await far.stat("d")
     await once("PUT", far.rename("d", "e", directory, replace=False), "e/f")

@@ -114,11 +114,12 @@ class TreeVolume:
     def staging_size(self, offset):
         return 0
 
-    async def create(self, path, mode, uid, gid):
+    async def create(self, path, changes):
         await self._asked("create", path)
         if path in self.entries:
             fail(errno.EEXIST, path)
-        return self.put(path, b"", mode=mode, uid=uid, gid=gid)
+        self.entries[path] = _changed(self.put(path, b""), changes)
+        return self.entries[path]
 
     async def set_attributes(self, path, attributes, changes):
         await self._asked("set", path)
@@ -131,12 +132,13 @@ class TreeVolume:
         self.entries[path] = changed
         return changed
 
-    async def make_directory(self, path, mode):
+    async def make_directory(self, path, changes):
         await self._asked("mkdir", path)
         if path in self.entries:
             fail(errno.EEXIST, path)
         now = time.time_ns()
-        self.entries[path] = Attributes(Kind.DIRECTORY, mode=mode, mtime_ns=now, ctime_ns=now)
+        made = Attributes(Kind.DIRECTORY, mtime_ns=now, ctime_ns=now)
+        self.entries[path] = _changed(made, changes)
         return self.entries[path]
 
     async def remove_directory(self, path):
@@ -182,11 +184,13 @@ class TreeVolume:
         for name in first:
             self._move(f"\0{name}", other + name[len(one) :])
 
-    async def symlink(self, path, target):
+    async def symlink(self, path, target, changes):
         await self._asked("symlink", path)
         if path in self.entries:
             fail(errno.EEXIST, path)
-        return self.put(path, target.encode(), kind=Kind.SYMLINK)
+        made = self.put(path, target.encode(), kind=Kind.SYMLINK)
+        self.entries[path] = _changed(made, changes)
+        return self.entries[path]
 
     async def readlink(self, path, attributes):
         await self._asked("readlink", path)

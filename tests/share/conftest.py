@@ -11,6 +11,7 @@ import pytest
 
 from fuse.share import ShareVolume
 from fuse.share.handshake import Timeouts
+from fuse.volume import Changes
 
 #: Short enough to wait for, long enough for a busy machine.
 QUICK = Timeouts(connect=3, silence=1.5, pending=3, request=10, idle=1, handle=0.5, retry=6)
@@ -52,11 +53,9 @@ async def read(volume, path, offset=0, size=None):
 async def write(volume, path, data):
     """Create or replace a file's content."""
     try:
-        base = await volume.create(path, None, None, None)
+        base = await volume.create(path, Changes())
     except FileExistsError:
         base = await volume.stat(path)
-    from fuse.volume import Changes
-
     return await volume.commit(path, base, OverlayContent(len(data), data), Changes())
 
 

@@ -54,7 +54,7 @@ async def test_operations_ride_out_a_short_freeze(samba):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(thaw_later)
             assert await read(volume, "f") == b"content"
-            await volume.create("g", None, None, None)
+            await volume.create("g", Changes())
         assert (await volume.stat("g")).size == 0
 
 
@@ -72,7 +72,7 @@ async def test_leaving_does_not_hang_on_a_frozen_server(samba):
 async def test_sessions_killed_during_transfers(samba):
     async with connect(samba.storage) as volume:
         data = os.urandom(32 * MIB)
-        known = await volume.create("f", None, None, None)
+        known = await volume.create("f", Changes())
         content = OverlayContent(len(data), data)
         async with trio.open_nursery() as nursery:
 

@@ -68,8 +68,8 @@ async def test_first_commit_wins(volume, share_folder):
 
 async def test_listing_agrees_with_stat(volume, share_folder):
     await write(volume, f"{share_folder}/file", b"abc")
-    await volume.make_directory(f"{share_folder}/sub", 0o700)
-    await volume.symlink(f"{share_folder}/link", "../far/away:here")
+    await volume.make_directory(f"{share_folder}/sub", Changes(mode=0o700))
+    await volume.symlink(f"{share_folder}/link", "../far/away:here", Changes())
     await write(volume, f"{share_folder}/no-link", b"x" * 1067)
     found = {e.name: e.attributes async for page in volume.list(share_folder) for e in page}
     assert found == {name: await volume.stat(f"{share_folder}/{name}") for name in found}
@@ -103,8 +103,8 @@ async def test_special_names(volume, share_folder):
 async def test_errnos(volume, share_folder):
     file, directory = f"{share_folder}/f", f"{share_folder}/d"
     known = await write(volume, file, b"abc")
-    await volume.make_directory(directory, None)
-    await volume.create(f"{directory}/x", None, None, None)
+    await volume.make_directory(directory, Changes())
+    await volume.create(f"{directory}/x", Changes())
 
     async def lists(path):
         return await names(volume, path)
@@ -112,10 +112,10 @@ async def test_errnos(volume, share_folder):
     for expected, call in [
         (errno.ENOENT, lambda: volume.stat(f"{share_folder}/none")),
         (errno.ENOENT, lambda: volume.stat(f"{share_folder}/none/deeper")),
-        (errno.EEXIST, lambda: volume.create(file, None, None, None)),
-        (errno.EEXIST, lambda: volume.make_directory(directory, None)),
-        (errno.EEXIST, lambda: volume.symlink(file, "x")),
-        (errno.ENOENT, lambda: volume.make_directory(f"{share_folder}/none/d", None)),
+        (errno.EEXIST, lambda: volume.create(file, Changes())),
+        (errno.EEXIST, lambda: volume.make_directory(directory, Changes())),
+        (errno.EEXIST, lambda: volume.symlink(file, "x", Changes())),
+        (errno.ENOENT, lambda: volume.make_directory(f"{share_folder}/none/d", Changes())),
         (errno.ENOTEMPTY, lambda: volume.remove_directory(directory)),
         (errno.ENOTDIR, lambda: volume.remove_directory(file)),
         (errno.EISDIR, lambda: volume.unlink(directory)),
@@ -134,7 +134,7 @@ async def test_errnos(volume, share_folder):
 
 async def test_removal(volume, share_folder):
     await write(volume, f"{share_folder}/f", b"abc")
-    await volume.make_directory(f"{share_folder}/d", None)
+    await volume.make_directory(f"{share_folder}/d", Changes())
     await volume.unlink(f"{share_folder}/f")
     await volume.remove_directory(f"{share_folder}/d")
     assert await names(volume, share_folder) == set()
@@ -155,7 +155,7 @@ async def test_rename(volume, share_folder):
 
 async def test_rename_of_directories(volume, share_folder):
     for name in ("a", "b", "c"):
-        await volume.make_directory(f"{share_folder}/{name}", None)
+        await volume.make_directory(f"{share_folder}/{name}", Changes())
     await write(volume, f"{share_folder}/a/f", b"x" * 300_000)
     await read(volume, f"{share_folder}/a/f")  # an open file inside must not be in the way
     known = await volume.stat(f"{share_folder}/a")
