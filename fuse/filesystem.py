@@ -520,7 +520,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             self.inodes.supersede(node)
             fail(errno.ESTALE)
         content = self.contents.current(node)
-        if flags & os.O_TRUNC and flags & (os.O_WRONLY | os.O_RDWR):
+        if flags & os.O_TRUNC:  # also with O_RDONLY: Linux cuts then, and the kernel counts on it
             await content.truncate(0)
         info = FileInfo()
         window = ReadAhead(self.options.read_ahead_limit)

@@ -38,8 +38,8 @@ class FileHandle:
 
     @property
     def writable(self) -> bool:
-        """Whether it was opened for writing."""
-        return bool(self.flags & (os.O_WRONLY | os.O_RDWR))
+        """Whether it was opened for writing, or cut when it was opened."""
+        return bool(self.flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC))
 
 
 @dataclass(slots=True)
