@@ -249,18 +249,20 @@ class Token:
         return url
 
     def fault(self) -> str | None:
-        """The store says it: the token itself tells nobody what it is good for."""
+        """The token itself tells nobody what it is good for; the store says it."""
+        if self._token is None:
+            return f"check the {self.description}: the store has not even been asked"
         return "has the identity a role on the storage account (Storage Blob Data Contributor)?"
 
     def _left(self, token: AccessToken) -> float:
         return token.expires_on - self._clock()
 
     async def _fetch_ahead(self) -> None:
+        # It may fail, or bring the same token again; the one that is there is good for minutes.
+        self._not_before = self._clock() + ISSUER_PAUSE
         try:
             await self._fetch()
         except Failure as failure:
-            # The token that is there is good for minutes; the issuer may be back by then.
-            self._not_before = self._clock() + ISSUER_PAUSE
             log.warning("the token could not be renewed ahead of its end", reason=str(failure))
 
     async def _fetch(self) -> None:

@@ -23,6 +23,9 @@ DESCRIPTIONS = {
     "default": "the default Azure credential",
 }
 
+#: For requests: no proxy, whatever the environment says.
+_DIRECT: dict[str, str | None] = {"http": None, "https": None}
+
 
 def token_source(identity: Identity, *, cloud: str, route: Route) -> TokenCredential:
     """The client that issues tokens for ``identity``.
@@ -39,7 +42,7 @@ def token_source(identity: Identity, *, cloud: str, route: Route) -> TokenCreden
     import azure.identity
     from azure.core.exceptions import ClientAuthenticationError
 
-    authority = identity.authority or AUTHORITIES[cloud]
+    authority = (identity.authority or AUTHORITIES[cloud]).rstrip("/")
     options = route.requests_options()
     through: dict[str, Any] = {
         "authority": authority,
@@ -59,7 +62,9 @@ def token_source(identity: Identity, *, cloud: str, route: Route) -> TokenCreden
     }
     try:
         if identity.kind == "managed":
-            return azure.identity.ManagedIdentityCredential(client_id=identity.client_id)
+            return azure.identity.ManagedIdentityCredential(
+                client_id=identity.client_id, proxies=_DIRECT
+            )
         if identity.kind == "cli":
             return azure.identity.AzureCliCredential(tenant_id=identity.tenant_id or "")
         if identity.kind == "workload":
@@ -72,8 +77,10 @@ def token_source(identity: Identity, *, cloud: str, route: Route) -> TokenCreden
                     "managed_identity_client_id": identity.client_id,
                     "workload_identity_client_id": identity.client_id,
                 }
+            # Endpoints of managed identities speak plain HTTP, authorities TLS.
+            through["proxies"] = {**through.get("proxies", {}), "http": None}
             return azure.identity.DefaultAzureCredential(
-                **named, authority=authority, exclude_interactive_browser_credential=True
+                **named, **through, exclude_interactive_browser_credential=True
             )
         return _service_principal(identity, named, through)
     except (ValueError, OSError) as error:

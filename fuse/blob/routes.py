@@ -126,7 +126,9 @@ class Route:
                 password = quote(self.proxy.password or "", safe="")
                 address = address.replace("http://", f"http://{user}:{password}@", 1)
             proxies = {"http": address, "https": address}
-        return {"proxies": proxies, "verify": str(self.ca_bundle) if self.ca_bundle else True}
+        # requests has a list of its own, which knows nothing of what this machine's owner trusts.
+        trusted = self.ca_bundle or ssl.get_default_verify_paths().cafile
+        return {"proxies": proxies, "verify": str(trusted) if trusted else True}
 
 
 def endpoint_of(account: str, *, cloud: str = "public", suffix: str | None = None) -> str:

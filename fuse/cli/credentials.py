@@ -169,18 +169,31 @@ def _identity(
             "AZURE_CLIENT_ID",
         ),
     }
+    if kind not in {"managed", "cli"}:
+        document["authority"] = first(
+            "authority", "AZURE_AUTHORITY_HOST", "AZURE_STORAGE_AAD_ENDPOINT"
+        )
+    if kind == "workload":
+        document["tokenFile"] = first("tokenFile", "AZURE_FEDERATED_TOKEN_FILE")
     if kind != "managed":
         document["tenantId"] = first("tenantId", "AZURE_STORAGE_SPN_TENANT_ID", "AZURE_TENANT_ID")
+    secret = first("clientSecret", "AZURE_STORAGE_SPN_CLIENT_SECRET", "AZURE_CLIENT_SECRET")
+    if kind == "default" and secret and document["clientId"] and document["tenantId"]:
+        # The first that the default looks for; the driver's environment has no secrets.
+        document["kind"] = kind = "servicePrincipal"
     if kind == "servicePrincipal":
-        document["clientSecret"] = first(
-            "clientSecret", "AZURE_STORAGE_SPN_CLIENT_SECRET", "AZURE_CLIENT_SECRET"
-        )
-        document["certificatePath"] = first("certificatePath", "AZURE_CLIENT_CERTIFICATE_PATH")
-        if not document["clientSecret"] and not document["certificatePath"]:
+        certificate = first("certificatePath", "AZURE_CLIENT_CERTIFICATE_PATH")
+        if not secret and not certificate:
             raise usage(
                 "a service principal needs its secret or its certificate",
                 "AZURE_CLIENT_SECRET, --certificate FILE, or a --credential-file",
             )
+        # What was asked for goes before what happens to be in the environment.
+        if certificate and (given.get("certificatePath") or not secret):
+            document["certificatePath"] = os.path.abspath(certificate)  # noqa: PTH100
+            document["certificatePassword"] = first("", "AZURE_CLIENT_CERTIFICATE_PASSWORD")
+        else:
+            document["clientSecret"] = secret
     return {"identity": {name: value for name, value in document.items() if value is not None}}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from fuse.cli import directories
 from fuse.cli.credentials import Found
 from fuse.cli.errors import usage
-from fuse.cli.target import CLOUDS, Target
+from fuse.cli.target import CLOUDS, DRIVERS_CLOUDS, Target, cloud_of
 from fuse.errors import MountError
 
 FUSE_CONF = Path("/etc/fuse.conf")
@@ -119,6 +119,8 @@ def make(target: Target, mountpoint: Path, found: Found, options: Options) -> di
         "directoryMode": options.directory_mode,
         **(options.extra or {}),
     }
+    if target.kind == "blob":
+        document["cloud"] = DRIVERS_CLOUDS[options.cloud or cloud_of(endpoint)]
     document |= {
         name: value
         for name, value in {

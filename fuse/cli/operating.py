@@ -149,6 +149,7 @@ def unmount(directory: Path, *, force: bool, timeout: float | None) -> None:
 @click.option("--auth", type=click.Choice(credentials.METHODS), help="Use an identity.")
 @click.option("--client-id", help="Of the identity or the service principal.")
 @click.option("--tenant-id", help="Of the service principal.")
+@click.option("--certificate", type=click.Path(), help="Of the service principal (PEM).")
 def credential(
     directory: Path,
     *,
@@ -157,6 +158,7 @@ def credential(
     auth: str | None,
     client_id: str | None,
     tenant_id: str | None,
+    certificate: str | None,
 ) -> None:
     """Replace the credential of a volume while it is mounted.
 
@@ -174,7 +176,11 @@ def credential(
         auth=auth,
         file=credential_file,
         from_stdin=key_stdin,
-        identity={"clientId": client_id, "tenantId": tenant_id},
+        identity={
+            "clientId": client_id,
+            "tenantId": tenant_id,
+            "certificatePath": certificate,
+        },
     )
     try:
         ask(place, "credential", {"credential": new.credential}, timeout=120)

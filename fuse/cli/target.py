@@ -18,6 +18,9 @@ CLOUDS = {
     "usgov": "core.usgovcloudapi.net",
 }
 
+#: The same clouds, as the driver's document has them.
+DRIVERS_CLOUDS = {"public": "public", "china": "china", "usgov": "usGovernment"}
+
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 # Naming and referencing containers (and shares), REST reference; $root and $web are the service's.
 _NAME = re.compile(r"\$root|\$web|\$logs|[a-z0-9](?:-?[a-z0-9]){2,62}")
@@ -74,6 +77,12 @@ def parse(kind: Kind, text: str, account: str | None = None) -> Target:
         raise usage(f"'{name}' in '{text}' is no name of a {noun.lower()}", hint)
     subdirectory = parts[1].strip("/") if len(parts) > 1 else ""
     return Target(kind, account, name, subdirectory, endpoint)
+
+
+def cloud_of(endpoint: str) -> str:
+    """The cloud that an address is in: there, tokens are issued by an authority of its own."""
+    host = urlsplit(endpoint).hostname or ""
+    return next((name for name, suffix in CLOUDS.items() if host.endswith(f".{suffix}")), "public")
 
 
 def _located(kind: Kind, text: str, account: str | None, hint: str) -> tuple[str, str, str]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import errno
 import json
 import os
-import signal
 import socket
-import subprocess
 import threading
 from urllib.parse import urlsplit
 
 import pytest
-from azure.core.exceptions import AzureError
 from azure.storage.blob import (
     AccountSasPermissions,
     BlobServiceClient,
@@ -24,13 +20,13 @@ from azure.storage.blob import (
     generate_container_sas,
 )
 
-from agent.dev import azurite
 from tests.fuse.driving import DriverFailed, driver, volume_spec
 from tests.support import fault_proxy as faults
 from tests.support.certificates import self_signed
 from tests.support.fake_identity import fake_identity
 from tests.support.fault_proxy import FaultProxy
 from tests.support.forward_proxy import ForwardProxy
+from tests.support.token_azurite import azurite_with_tokens
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -253,42 +249,6 @@ def test_a_proxy_from_the_document_and_from_the_environment(storage, spec, short
         assert proxy.requests
         with pytest.raises(DriverFailed), driver(spec, short_path, proxy=f"who:no@{proxy.address}"):
             pass
-
-
-@contextlib.contextmanager
-def azurite_with_tokens(directory, account, key):
-    """Azurite over TLS, which takes bearer tokens."""
-    server = directory / "server.pem"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *azurite.find(),
-        *azurite.arguments(data=directory / "data", port=port),
-        *("--oauth", "basic", "--cert", os.fspath(server), "--key", os.fspath(server)),
-    ]
-    process = subprocess.Popen(
-        command, env=azurite.environment(os.environ, account=account, key=key)
-    )
-    endpoint = f"https://localhost:{port}/{account}"
-    try:
-        with BlobServiceClient(
-            endpoint,
-            credential={"account_name": account, "account_key": key},
-            retry_total=0,
-            connection_verify=os.fspath(server),
-        ) as service:
-
-            def up():
-                with contextlib.suppress(AzureError):
-                    service.create_container("data")
-                    return True
-
-            eventually(up, deadline=30)
-        yield endpoint
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
 
 
 def test_a_managed_identity(storage, spec, short_path, monkeypatch):

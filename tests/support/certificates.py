@@ -12,13 +12,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def self_signed(directory):
-    """Contexts for both ends; key and certificate are in ``directory/server.pem``."""
+def self_signed(directory, *hosts):
+    """Contexts for both ends; key and certificate are in ``directory/server.pem``.
+
+    It is good for localhost, 127.0.0.1 and ``hosts``.
+    """
     now = dt.datetime.now(dt.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    names = [x509.DNSName("localhost"), loopback]
+    names = [*map(x509.DNSName, ("localhost", *hosts)), loopback]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -14,7 +14,7 @@ class ForwardProxy:
 
     Args:
         password: What user ``who`` has to show, or None.
-        names: Host name → address, for names that only the proxy knows.
+        names: Host name → address, or address and port, for names that only the proxy knows.
 
     Attributes:
         requests: First lines of the heads that came.
@@ -97,7 +97,8 @@ class ForwardProxy:
             writer.close()
 
     async def _connect(self, host, port):
-        return await asyncio.open_connection(self._names.get(host, host), port)
+        address, _, elsewhere = self._names.get(host, host).partition(":")
+        return await asyncio.open_connection(address, int(elsewhere or port))
 
     async def _pump(self, source, sink) -> None:
         while data := await source.read(64 * 1024):
