@@ -1,0 +1,69 @@
+"""The result for people: one line a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.rows import Row, Value
+
+_MET = {True: "met", False: "missed", None: ""}
+_STYLE = {True: "green", False: "bold red", None: ""}
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _value(value: Value | None) -> str:
+    if value is None:
+        return "failed"
+    low, high = value.spread
+    return f"{number(value.median)} ({number(low)}–{number(high)})"
+
+
+def line(row: Row) -> str:
+    """A row in plain text."""
+    others = [f"{name} {number(value)}" for name, value in row.others.items()]
+    ratios = [f"{ratio:.2f} × {name}" for name, ratio in row.ratios.items()]
+    parts = [
+        f"{row.row} [{row.server}]: {_value(row.ours)} {row.unit}",
+        ", ".join(others),
+        f"is {', '.join(ratios)}" if ratios else "",
+        f"target {row.target}: {_MET[row.met] or 'unknown'}" if row.target else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """A table on a terminal, lines in a pipe."""
+    if not console.is_terminal:
+        for row in rows:
+            console.print(line(row), markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("row", "server", "ours", "unit", "peers", "limits", "ratio", "target", ""):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.row,
+            row.server,
+            _value(row.ours),
+            row.unit,
+            _listed(row.peers),
+            _listed(row.limits),
+            "\n".join(f"{ratio:.2f} × {name}" for name, ratio in row.ratios.items()),
+            row.target.replace("; ", "\n"),
+            f"[{_STYLE[row.met]}]{_MET[row.met]}[/]" if row.target and row.met is not None else "",
+        )
+    console.print(table)
+
+
+def _listed(values: dict[str, Value] | object) -> str:
+    assert isinstance(values, dict)
+    return "\n".join(f"{name} {number(value.median)}" for name, value in values.items())

@@ -1,0 +1,76 @@
+"""CPU time and memory of processes, from proc(5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_KIB = 1024
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time so far; processes that are gone count nothing."""
+    total = 0
+    for pid in pids:
+        fields = _stat(pid)
+        if fields:
+            total += int(fields[11]) + int(fields[12])  # utime, stime
+    return total / _TICKS
+
+
+def peak_rss(pids: Iterable[int]) -> int:
+    """Largest resident memory ever, in bytes, summed over the processes."""
+    total = 0
+    for pid in pids:
+        try:
+            text = (_PROC / str(pid) / "status").read_text("ascii", errors="replace")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            if line.startswith("VmHWM:"):
+                total += int(line.split()[1]) * _KIB
+    return total
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session, which daemons of a program that was started in one stay in."""
+    return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[3]) == leader]
+
+
+def children(parent: int) -> list[int]:
+    """Direct children of a process."""
+    return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[1]) == parent]
+
+
+def fuse_servers() -> set[int]:
+    """Processes that have ``/dev/fuse`` open."""
+    found = set()
+    for pid in _pids():
+        try:
+            descriptors = list((_PROC / str(pid) / "fd").iterdir())
+        except OSError:
+            continue
+        for descriptor in descriptors:
+            try:
+                if os.readlink(descriptor) == "/dev/fuse":  # noqa: PTH115 -- many, and cheap so
+                    found.add(pid)
+                    break
+            except OSError:
+                continue
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 -- as above
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the third on (state), none where it is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text("ascii", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
