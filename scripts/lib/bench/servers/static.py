@@ -72,8 +72,10 @@ http {{
             root {base}/listings;
             try_files /$container/$kind~$arg_delimiter~$arg_prefix~$arg_marker /empty =404;
         }}
+        location ~ /$ {{ more_set_headers "x-ms-error-code: BlobNotFound"; return 404; }}
         location / {{
             default_type application/octet-stream;
+            try_files $uri =404;  # a directory is no blob
             more_set_headers -s "200 206" "x-ms-blob-type: BlockBlob";
             error_page 404 = @missing;
             error_page 412 = @changed;

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.experiments import Experiment, Figure, Sample, Trial
 from bench.rows import Costs, at_least, at_most
 from bench.servers import Service
-from bench.suites.small_files import small_files
+from bench.suites.small_files import small_files, unlisted_files
 from bench.trials import BareClient, check_again, check_digests, mounts, read
 from bench.workbench import Workbench
 
@@ -49,6 +49,7 @@ def experiments() -> list[Experiment]:
         *(_streams(server) for server in near),
         *(_distant(milliseconds) for milliseconds in (5, 20, 50)),
         *(small_files(server) for server in near),
+        *(unlisted_files(server) for server in near),
         *(_random(server) for server in near),
         *(_random_alone(server) for server in near),
         *(_first(server) for server in near),

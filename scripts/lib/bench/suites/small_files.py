@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,6 +41,11 @@ class _Files:
             raise BenchError(f"{who}: {done.bytes_read} of {wanted} bytes were read")
         return done
 
+    def listing(self, mounted: Mounted) -> None:
+        """Find them all, as a data loader does when it starts; off the clock."""
+        found = sum(len(files) for _, _, files in os.walk(mounted.path))
+        assert found == len(self._names)
+
     def check(self, mounted: Mounted, who: str) -> None:
         """Off the clock."""
         check_again([mounted.path / name for name in self._names], self._digests, who)
@@ -62,26 +68,24 @@ class _Files:
 
 
 def small_files(server: str) -> Experiment:
-    """The experiment against one server."""
+    """All epochs, by readers who have listed the directories: a data loader."""
 
     @contextlib.contextmanager
     def prepare(workbench: Workbench) -> Iterator[list[Trial]]:
-        def build(root: Path) -> _Files:
-            names = data.write_small(root, workbench.scale)
-            return _Files(root, names, workbench.scale.small_size)
-
-        files = workbench.published(_CONTAINER, build)
+        files = _files(workbench)
         service = workbench.service(server)
         bare = BareClient(service, _CONTAINER, _CONNECTIONS)
 
         def measure(contender: Contender, service: Service, place: Path) -> Sample:
             epochs = {}
             with contender.mounted(service, _CONTAINER, place) as mounted:
+                files.listing(mounted)
                 epochs["cold"] = files.epoch(mounted, contender.name)
                 epochs["second"] = files.epoch(mounted, contender.name)
                 files.check(mounted, contender.name)
             if not isinstance(contender, NullDriver):
                 with contender.mounted(service, _CONTAINER, place) as mounted:
+                    files.listing(mounted)
                     epochs["remounted"] = files.epoch(mounted, contender.name)
                     files.check(mounted, contender.name)
             return files.sample(epochs)
@@ -130,6 +134,42 @@ def small_files(server: str) -> Experiment:
         ),
         prepare=prepare,
     )
+
+
+def unlisted_files(server: str) -> Experiment:
+    """The first epoch by readers who know the names from elsewhere."""
+
+    @contextlib.contextmanager
+    def prepare(workbench: Workbench) -> Iterator[list[Trial]]:
+        files = _files(workbench)
+
+        def measure(contender: Contender, service: Service, place: Path) -> Sample:
+            with contender.mounted(service, _CONTAINER, place) as mounted:
+                done = files.epoch(mounted, contender.name)
+                files.check(mounted, contender.name)
+            return files.sample({"cold": done})
+
+        yield mounts(workbench, workbench.service(server), measure, null_root=files.root)
+
+    return Experiment(
+        suite="read",
+        title=f"small files, {_READERS} readers, never listed",
+        server=server,
+        cost_unit="file",
+        figures=(
+            Figure(metric="cold", unit="files/s", row="cold", targets=(at_least(2, "rclone"),)),
+            _requests("cold"),
+        ),
+        prepare=prepare,
+    )
+
+
+def _files(workbench: Workbench) -> _Files:
+    def build(root: Path) -> _Files:
+        names = data.write_small(root, workbench.scale)
+        return _Files(root, names, workbench.scale.small_size)
+
+    return workbench.published(_CONTAINER, build)
 
 
 def _requests(epoch: str, *targets: Target) -> Figure:
