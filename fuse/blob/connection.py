@@ -11,14 +11,12 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
 from fuse.blob.routes import Proxy
-
-Result = TypeVar("Result")
 
 #: Seconds for a TCP connection and the TLS handshake.
 CONNECT_TIMEOUT = 10.0
@@ -32,11 +30,20 @@ LEAST_PROGRESS = 64 * 1024
 #: An idle connection older than this (seconds) is not trusted: Azure closes them after minutes.
 IDLE_LIMIT = 60.0
 
+#: Bytes of a response that are received before its head is known.
+SCRATCH = 16 * 1024
+
+#: How much later than a stall, as a multiple, silence may be noticed.
+_SLACK = 1.125
+
 #: Let others run after this many bytes without having waited.
 _FAIRNESS = 1024 * 1024
 
 #: Largest answer of a proxy to CONNECT (bytes).
 _TUNNEL_LIMIT = 16 * 1024
+
+
+_Wait = Callable[[socket.socket], Awaitable[None]]
 
 
 class TransportError(OSError):
@@ -80,6 +87,9 @@ class Connection:
         self._since_checkpoint = 0
         self._pace_moved = 0
         self._pace_end = float("inf")
+        self._scope = trio.CancelScope()
+        #: Where heads of responses go.
+        self.scratch = bytearray(SCRATCH)
 
     @classmethod
     async def open(
@@ -174,10 +184,18 @@ class Connection:
         wrapped = tls.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
         self._socket = wrapped
         try:
-            await self._retry(wrapped.do_handshake, trio.lowlevel.wait_readable)
+            await self._shake_hands(wrapped)
         except BaseException:
             self.close()  # the plain socket no longer owns the descriptor
             raise
+
+    async def _shake_hands(self, wrapped: ssl.SSLSocket) -> None:
+        while True:
+            try:
+                return wrapped.do_handshake()
+            except ssl.SSLError as error:
+                wait = _wanted(error)
+            await self._wait(wait)
 
     def close(self) -> None:
         """Close at once; whatever was under way on the connection is lost."""
@@ -204,6 +222,22 @@ class Connection:
     def expect_silence(self) -> None:
         """The server may think for as long as a stall lasts."""
         self._pace_end = float("inf")
+        self._scope.deadline = trio.current_time() + self._stall
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Exchange a request and its response in here: what stalls is given up.
+
+        One cancel scope for all waits: one for each would cost more than a small body.
+
+        Raises:
+            SilentError: The server was silent for as long as a stall lasts.
+        """
+        with trio.CancelScope() as self._scope:
+            yield
+        if self._scope.cancelled_caught:
+            what = "gave no answer within" if self._pace_end == float("inf") else "was silent for"
+            raise SilentError(errno.ETIMEDOUT, f"the server {what} {self._stall:g} s")
 
     async def send(self, *parts: bytes | memoryview) -> None:
         """Send all parts in order."""
@@ -215,7 +249,15 @@ class Connection:
 
     async def receive(self, buffer: memoryview) -> int:
         """Receive some bytes; 0 when the server closed the connection."""
-        count = await self._receive_some(buffer)
+        while True:
+            try:
+                count = self._socket.recv_into(buffer)
+                break
+            except BlockingIOError:
+                wait: _Wait = trio.lowlevel.wait_readable
+            except ssl.SSLError as error:
+                wait = _wanted(error)
+            await self._wait(wait)
         self._pace_moved += count
         self._since_checkpoint += count
         if self._since_checkpoint >= _FAIRNESS:
@@ -230,35 +272,24 @@ class Connection:
         return count
 
     async def _send_some(self, view: memoryview) -> int:
-        return await self._retry(lambda: self._socket.send(view), trio.lowlevel.wait_writable)
-
-    async def _receive_some(self, buffer: memoryview) -> int:
-        return await self._retry(
-            lambda: self._socket.recv_into(buffer), trio.lowlevel.wait_readable
-        )
-
-    async def _retry(
-        self,
-        operation: Callable[[], Result],
-        blocked: Callable[[socket.socket], Awaitable[None]],
-    ) -> Result:
-        """Call ``operation`` until it does not block; TLS says itself what it waits for."""
         while True:
             try:
-                return operation()
+                return self._socket.send(view)
             except BlockingIOError:
-                wait = blocked
-            except ssl.SSLWantReadError:
-                wait = trio.lowlevel.wait_readable
-            except ssl.SSLWantWriteError:
-                wait = trio.lowlevel.wait_writable
-            # Only who waits can be too slow.
-            if trio.current_time() >= self._pace_end:
-                self._check_pace()
-            with trio.move_on_after(self._stall) as deadline:
-                await wait(self._socket)
-            if deadline.cancelled_caught:
-                raise SilentError(errno.ETIMEDOUT, f"the server was silent for {self._stall:g} s")
+                wait: _Wait = trio.lowlevel.wait_writable
+            except ssl.SSLError as error:
+                wait = _wanted(error)
+            await self._wait(wait)
+
+    async def _wait(self, wait: _Wait) -> None:
+        # Only who waits can be too slow.
+        now = trio.current_time()
+        if self._pace_end <= now:
+            self._check_pace()
+        if self._pace_end != float("inf") and self._scope.deadline < now + self._stall:
+            # Later than it need be, so that it is not set each time.
+            self._scope.deadline = now + self._stall * _SLACK
+        await wait(self._socket)
 
     def _check_pace(self) -> None:
         if self._pace_moved < LEAST_PROGRESS:
@@ -267,3 +298,12 @@ class Connection:
                 f"only {self._pace_moved} bytes moved within {self._stall:g} s",
             )
         self.expect_progress()
+
+
+def _wanted(error: ssl.SSLError) -> _Wait:
+    """What TLS waits for; another error is raised."""
+    if isinstance(error, ssl.SSLWantReadError):
+        return trio.lowlevel.wait_readable
+    if isinstance(error, ssl.SSLWantWriteError):
+        return trio.lowlevel.wait_writable
+    raise error

@@ -28,6 +28,7 @@ from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
 
 from fuse.blob.errors import first_line, store_error
 from fuse.blob.retrying import Failure
+from fuse.blob.signing import RangeSigner
 from fuse.errors import MountError
 
 log = structlog.get_logger("fuse")
@@ -67,6 +68,13 @@ class Credential(Protocol):
 
     def sign(self, request: HttpRequest) -> None:
         """Add what proves who we are to the request's headers or URL. Any thread may call it."""
+
+    def sign_range(self, target: str, headers: dict[str, str], /) -> str:
+        """The same for a range of a blob (:mod:`fuse.blob.signing` says with which headers).
+
+        Returns:
+            The target as it is to be sent.
+        """
 
     def copy_source(self, url: str) -> str:
         """The URL under which the store itself can read a blob of ours."""
@@ -117,11 +125,17 @@ class SharedKey(_Static):
                 "InvalidOption", "credential.accountKey is not base64", "copy it once more"
             ) from None
         self._policy = SharedKeyCredentialPolicy(account, key)  # type: ignore[no-untyped-call]
+        self._ranges = RangeSigner(account, key)
 
     def sign(self, request: HttpRequest) -> None:
         """By the SDK's own policy."""
         signing = PipelineRequest(request, PipelineContext(None))
         self._policy.on_request(signing)  # type: ignore[no-untyped-call]
+
+    def sign_range(self, target: str, headers: dict[str, str]) -> str:
+        """By our own code."""
+        headers["Authorization"] = self._ranges.authorization(target, headers)
+        return target
 
 
 class SharedAccessSignature(_Static):
@@ -156,6 +170,10 @@ class SharedAccessSignature(_Static):
         """The SAS is a part of the URL."""
         request.url += ("&" if urlsplit(request.url).query else "?") + self._query
 
+    def sign_range(self, target: str, _headers: dict[str, str]) -> str:
+        """In the URL as well."""
+        return f"{target}?{self._query}"
+
     def copy_source(self, url: str) -> str:
         """With the SAS: without another proof the store would not read it."""
         return f"{url}?{self._query}"
@@ -178,6 +196,10 @@ class Anonymous(_Static):
 
     def sign(self, request: HttpRequest) -> None:
         """Nothing to add."""
+
+    def sign_range(self, target: str, _headers: dict[str, str]) -> str:
+        """Nothing to add."""
+        return target
 
     def fault(self) -> str | None:
         """The usual reason."""
@@ -243,6 +265,12 @@ class Token:
         """RFC 6750 section 2.1."""
         assert self._token is not None, "ready() first"
         request.headers["Authorization"] = f"Bearer {self._token.token}"
+
+    def sign_range(self, target: str, headers: dict[str, str]) -> str:
+        """As every other request."""
+        assert self._token is not None, "ready() first"
+        headers["Authorization"] = f"Bearer {self._token.token}"
+        return target
 
     def copy_source(self, url: str) -> str:
         """As it is: source and target are in one account."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import time
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -16,6 +20,24 @@ SERVICE_VERSION = "2021-12-02"
 
 #: Methods that change nothing.
 SAFE = {"GET", "HEAD"}
+
+#: Headers of a request for a range.
+_RANGE = {"x-ms-range", "If-Match"}
+
+
+_PROCESS = str(uuid.uuid4())[:24]
+_numbers = itertools.count(uuid.uuid4().int % (1 << 40))
+
+
+def new_id() -> str:
+    """A client request id: a UUID's form, a part of it of this process, and a number."""
+    return f"{_PROCESS}{next(_numbers):012x}"
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """As HTTP writes it (RFC 9110 section 5.6.7); ``second`` since the epoch."""
+    return formatdate(second, usegmt=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +63,11 @@ class Request:
     needs: Collection[str] = ()
 
     @property
+    def is_range(self) -> bool:
+        """Whether it asks for a range of one version of a blob, and for nothing else."""
+        return self.method == "GET" and not self.query and self.headers.keys() == _RANGE
+
+    @property
     def repeatable(self) -> bool:
         """Whether doing it twice is as good as once; conditions make it so."""
         names = {name.lower() for name in self.headers}
@@ -64,11 +91,19 @@ def signed(
         client_request_id: By which the service's logs can be searched.
     """
     path = f"/{quote(request.path)}" if request.path else ""
+    if request.is_range:
+        headers = {
+            **request.headers,
+            "x-ms-version": SERVICE_VERSION,
+            "x-ms-date": _date(int(time.time())),
+            "x-ms-client-request-id": client_request_id,
+        }
+        return credential.sign_range(f"{base}{path}", headers), headers
     query = f"?{request.query}" if request.query else ""
     message = HttpRequest(request.method, f"{origin}{base}{path}{query}")
     message.headers.update(request.headers)
     message.headers["x-ms-version"] = SERVICE_VERSION
-    message.headers["x-ms-date"] = formatdate(usegmt=True)
+    message.headers["x-ms-date"] = _date(int(time.time()))
     message.headers["x-ms-client-request-id"] = client_request_id
     if request.method == "PUT":
         message.headers["Content-Length"] = str(len(request.body))

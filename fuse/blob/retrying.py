@@ -184,6 +184,18 @@ class Retrier:
                 last = failure
                 raise
 
+        try:
+            return await one()  # nearly always; tenacity takes longer than a small request
+        except Failure as failure:
+            first: Failure | None = failure
+
+        async def another() -> Result:
+            nonlocal first
+            if first is not None:
+                failure, first = first, None
+                raise failure
+            return await one()
+
         def note(_state: tenacity.RetryCallState) -> None:
             self._counters["retries"] += 1
 
@@ -198,15 +210,15 @@ class Retrier:
             reraise=True,
         )
         try:
-            result: Result = await retrying(one)
+            result: Result = await retrying(another)
         except Failure as failure:
             self._give_up(operation, failure, tries, trio.current_time() - began)
             raise failure.error from failure.__cause__
-        if last is not None:
-            log.info(
-                "went through at last",
-                **_described(operation, last, tries, trio.current_time() - began),
-            )
+        assert last is not None
+        log.info(
+            "went through at last",
+            **_described(operation, last, tries, trio.current_time() - began),
+        )
         return result
 
     def _give_up(self, operation: Operation, failure: Failure, tries: int, seconds: float) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from fuse.blob import checks, errors, sdk
 from fuse.blob.connection import STALL_TIMEOUT
 from fuse.blob.credentials import Credential, Keyring, SharedKey
 from fuse.blob.errors import StoreError, from_sdk, mount_error, store_error, to_oserror
-from fuse.blob.requests import SAFE, Request, signed
+from fuse.blob.requests import SAFE, Request, new_id, signed
 from fuse.blob.retrying import DEADLINE, Failure, Operation, Patience, Retrier, retry_after
 from fuse.blob.routes import Route
 from fuse.blob.transport import (
@@ -328,7 +327,7 @@ class BlobStore:
         keyring = keyring or self._keyring
         generation = keyring.generation
         await keyring.current.ready()
-        client_request_id = patience.client_request_id = str(uuid.uuid4())
+        client_request_id = patience.client_request_id = new_id()
         target, headers = signed(
             request, keyring.current, self._origin, self._base_path, client_request_id
         )

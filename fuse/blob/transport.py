@@ -8,11 +8,10 @@ everything that a server could draw out. Response heads are parsed by httptools.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -129,17 +128,28 @@ class Pool:
             TransportError: No complete response came; the request may or may not have been done.
         """
         head = self._head(method, target, headers, body)
-        async with self._place(patience):
+        try:
+            self._limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await self._wait_for_place(patience)
+        try:
             if watch is not None:
                 watch.started()
             sent = False
             try:
-                async with self._connection() as connection:
-                    sent = True
-                    await self._send(connection, head, body, watch)
-                    return await self._response(
-                        connection, method, into, progress, check, watch, limit
-                    )
+                connection = self._idle_connection() or await self._new_connection()
+                sent = True
+                try:
+                    with connection.watched():
+                        await self._send(connection, head, body, watch)
+                        response = await self._response(
+                            connection, method, into, progress, check, watch, limit
+                        )
+                except BaseException:
+                    connection.close()
+                    raise
+                self._release(connection)
+                return response
             except TransportError as error:
                 error.sent = sent
                 raise
@@ -151,6 +161,8 @@ class Pool:
                 )
                 wrapped.sent = sent
                 raise wrapped from error
+        finally:
+            self._limiter.release()
 
     def _head(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview
@@ -165,18 +177,6 @@ class Pool:
             lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
-    @contextlib.asynccontextmanager
-    async def _place(self, patience: float) -> AsyncIterator[None]:
-        """One of the pool's places."""
-        try:
-            self._limiter.acquire_nowait()
-        except trio.WouldBlock:
-            await self._wait_for_place(patience)
-        try:
-            yield
-        finally:
-            self._limiter.release()
-
     async def _wait_for_place(self, patience: float) -> None:
         """Waiting ends where nobody in the pool gets anywhere."""
         began = trio.current_time()
@@ -188,25 +188,22 @@ class Pool:
             errno.ETIMEDOUT, f"no request to {self.host} got on within {patience:g} s"
         )
 
-    @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        connection = None
-        while self._idle and connection is None:
+    def _idle_connection(self) -> Connection | None:
+        while self._idle:
             candidate = self._idle.pop()
-            if candidate.stale:
-                candidate.close()
-            else:
-                connection = candidate
-        if connection is None:
-            connection = await Connection.open(
-                self.host, self.port, self._tls, proxy=self._proxy, stall=self._stall_timeout()
-            )
-            self.opened += 1
-        try:
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
+            if not candidate.stale:
+                return candidate
+            candidate.close()
+        return None
+
+    async def _new_connection(self) -> Connection:
+        connection = await Connection.open(
+            self.host, self.port, self._tls, proxy=self._proxy, stall=self._stall_timeout()
+        )
+        self.opened += 1
+        return connection
+
+    def _release(self, connection: Connection) -> None:
         if connection.reusable:
             connection.idle_since = trio.current_time()
             self._idle.append(connection)
@@ -246,12 +243,7 @@ class Pool:
         limit: int,
     ) -> Response:
         connection.expect_silence()
-        with trio.move_on_after(self._stall_timeout()) as scope:
-            scratch, end = await self._receive_head(connection)
-        if scope.cancelled_caught:
-            raise SilentError(
-                errno.ETIMEDOUT, f"{self.host} gave no answer within {self._stall_timeout():g} s"
-            )
+        scratch, end = await self._receive_head(connection)
         self._last_moved = trio.current_time()
         collected = Head()
         parser = httptools.HttpResponseParser(collected)
@@ -279,19 +271,23 @@ class Pool:
 
     async def _receive_head(self, connection: Connection) -> tuple[memoryview, int]:
         """What came up to and behind the head's end, and where that is."""
-        scratch = memoryview(bytearray(_HEAD_LIMIT))
+        received = connection.scratch
+        scratch = memoryview(received)
         filled = 0
         while True:
+            if filled == len(scratch):
+                if filled == _HEAD_LIMIT:
+                    raise ProtocolError(errno.EPROTO, f"{self.host} sent an endless response head")
+                received = received + bytes(_HEAD_LIMIT - filled)
+                scratch = memoryview(received)
             count = await connection.receive(scratch[filled:])
             if not count:
                 raise TransportError(errno.ECONNRESET, f"{self.host} closed the connection")
             start = max(0, filled - 3)
             filled += count
-            end = bytes(scratch[start:filled]).find(b"\r\n\r\n")
+            end = received.find(b"\r\n\r\n", start, filled)
             if end >= 0:
-                return scratch[:filled], start + end + 4
-            if filled == _HEAD_LIMIT:
-                raise ProtocolError(errno.EPROTO, f"{self.host} sent an endless response head")
+                return scratch[:filled], end + 4
 
     async def _fill(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import trio
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from azure.core.pipeline.transport import HttpRequest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fuse.blob import credentials
 from fuse.blob.credentials import (
@@ -19,6 +22,7 @@ from fuse.blob.credentials import (
     Token,
     from_connection_string,
 )
+from fuse.blob.requests import Request, signed
 from fuse.blob.retrying import Failure
 from fuse.blob.routes import Proxy, Route, endpoint_of
 from fuse.errors import MountError
@@ -270,3 +274,23 @@ async def test_a_refused_token_is_replaced_once(clock):
     keyring.replace(SharedKey("acc", KEY))
     assert await keyring.renewed_since(0)
     assert not await keyring.renewed_since(1)
+
+
+@given(
+    path=st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40
+    ),
+    etag=st.from_regex(r'"[0-9A-Fa-fx-]{1,24}"', fullmatch=True),
+    start=st.integers(0, 1 << 45),
+    base=st.sampled_from(["/data", "/account/data"]),
+)
+def test_a_range_is_signed_as_the_sdk_signs_it(path, etag, start, base):
+    key = SharedKey("account", base64.b64encode(b"k" * 64).decode())
+    wanted = {"x-ms-range": f"bytes={start}-{start + 9}", "If-Match": etag}
+    request = Request(method="GET", path=path, headers=wanted)
+    assert request.is_range
+    target, headers = signed(request, key, "https://example", base, "an id")
+    ours = headers.pop("Authorization")
+    theirs = HttpRequest("GET", f"https://example{target}", headers=headers)
+    key.sign(theirs)
+    assert ours == theirs.headers["Authorization"]
