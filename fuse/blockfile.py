@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -132,8 +133,24 @@ def read(
     return True
 
 
-def write(descriptor: int, key: bytes, start: int, view: memoryview, size: int) -> int:
+def write(
+    descriptor: int,
+    key: bytes,
+    start: int,
+    view: memoryview,
+    size: int,
+    direct: int | None = None,
+) -> int:
     """Keep what ``view`` has of a chunk from offset ``start`` on, in whole units.
+
+    Args:
+        descriptor: The chunk's file.
+        key: Digest of what it holds.
+        start: Within the chunk.
+        view: The bytes.
+        size: Length of the chunk in bytes.
+        direct: The same file, opened with O_DIRECT: the bytes then go past the page cache, which
+            saves a copy of them and the room.
 
     Returns:
         Bytes that were kept; parts of units at both ends are not.
@@ -150,10 +167,31 @@ def write(descriptor: int, key: bytes, start: int, view: memoryview, size: int) 
     begin, stop = first * UNIT, min(last * UNIT, end)
     body = view[begin - start : stop - start]
     table = b"".join(_entries(key, first, last, body))
+    if not begin and stop == size and direct is None:  # all there is: one call
+        head = bytearray(DATA)
+        head[: len(MAGIC) + len(key)] = digest_header(key)
+        head[_TABLE : _TABLE + len(table)] = table
+        written = os.pwritev(descriptor, [head, body], 0)
+        if written < DATA + len(body):
+            # Of the head that is there already, what is missing is a unit that proves damaged.
+            _write_all(descriptor, body[max(0, written - DATA) :], DATA + max(0, written - DATA))
+        return len(body)
     _write_all(descriptor, memoryview(digest_header(key)), 0)
-    _write_all(descriptor, body, DATA + begin)
+    past = _write_past(direct, body, DATA + begin) if direct is not None else 0
+    _write_all(descriptor, body[past:], DATA + begin + past)
     _write_all(descriptor, memoryview(table), _TABLE + first * _ENTRY.size)
     return len(body)
+
+
+def _write_past(direct: int, body: memoryview, offset: int) -> int:
+    """Write as many whole pages as can be written with O_DIRECT; how many bytes that was."""
+    whole = len(body) - len(body) % mmap.PAGESIZE
+    try:
+        return os.pwrite(direct, body[:whole], offset) if whole else 0
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # memory or disk are not aligned for it
+            raise
+        return 0
 
 
 def _entries(key: bytes, first: int, last: int, body: memoryview) -> Iterator[bytes]:

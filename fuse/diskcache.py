@@ -18,9 +18,10 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 import trio
@@ -43,6 +44,9 @@ LARGEST_FLOOR = 2 * GIB
 
 #: Bytes that may wait to be written; beyond that what was read is not kept.
 BACKLOG = 32 * 1024 * 1024
+
+#: What is at least so long (bytes) is written past the page cache: the mount has its pages already.
+DIRECT = 1024 * 1024
 
 #: The cache is measured after so much was written to it: a share of its budget.
 MEASURE_SHARE = 1 / 16
@@ -98,6 +102,19 @@ class DiskStatistics:
     disk_errors: int = 0
 
 
+class Owner(Protocol):
+    """Whose buffer is waiting to be written.
+
+    Attributes:
+        pinned: Freeing it would free no memory.
+    """
+
+    pinned: bool
+
+
+_Offer = tuple[Version, int, memoryview, Owner | None]
+
+
 class DiskCache:
     """The cache as one mount uses it.
 
@@ -109,9 +126,10 @@ class DiskCache:
     def __init__(self, directory: Path, budget: int | None = None) -> None:
         self.statistics = DiskStatistics()
         self._directory = directory
+        self._root = f"{os.fspath(directory)}/"
         self._wanted_budget = budget
         self._budget: int | None = budget
-        self._queue: deque[tuple[Version, int, memoryview]] = deque()
+        self._queue: deque[_Offer] = deque()
         self._queued = 0
         self._work = trio.Event()
         self._reading = trio.CapacityLimiter(READERS)
@@ -167,14 +185,21 @@ class DiskCache:
             self.statistics.disk_misses += 1
         return bool(found)
 
-    def offer(self, version: Version, start: int, view: memoryview) -> None:
-        """Keep what was read from the store, when there is time; the bytes must not change."""
+    def offer(
+        self, version: Version, start: int, view: memoryview, owner: Owner | None = None
+    ) -> None:
+        """Keep what was read from the store, when there is time; the bytes must not change.
+
+        Until then ``owner`` is pinned, whose buffer it is.
+        """
         if self._wanted_budget == 0 or time.monotonic() < self._rest_until:
             return
         if self._queued + len(view) > BACKLOG:
             self.statistics.disk_dropped += 1
             return
-        self._queue.append((version, start, view))
+        if owner is not None:
+            owner.pinned = True
+        self._queue.append((version, start, view, owner))
         self._queued += len(view)
         self._work.set()
 
@@ -202,6 +227,9 @@ class DiskCache:
                 if self._trouble:
                     log.info("the disk cache is in use again")
                     self._trouble = ""
+            finally:
+                _unpin(batch)
+                batch.clear()
 
     async def make_room(self, size: int) -> int:
         """Delete at least ``size`` bytes of what was used least recently, as far as there are.
@@ -212,9 +240,9 @@ class DiskCache:
 
     # -- in threads ---------------------------------------------------------------------------
 
-    def _path(self, key: bytes) -> Path:
+    def _path(self, key: bytes) -> str:
         name = key.hex()
-        return self._directory / name[:2] / name[2:40]
+        return f"{self._root}{name[:2]}/{name[2:40]}"
 
     def _read(self, version: Version, start: int, view: memoryview, flags: int) -> bool | None:
         """Whether it was there; None when the disk would have to be waited for."""
@@ -264,14 +292,14 @@ class DiskCache:
             return False
         return True
 
-    def _write_all(self, batch: Sequence[tuple[Version, int, memoryview]], size: int) -> None:
+    def _write_all(self, batch: Sequence[_Offer], size: int) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._spare() < size:
             # More than is needed now, so that the files are not gone through each time.
             self._evict(size - self._spare() + self._used // 20)
             if self._spare() < size:
                 raise OSError(errno.ENOSPC, "too little of the disk is free")
-        for version, start, view in batch:
+        for version, start, view, _ in batch:
             self._write(version, start, view)
 
     def _write(self, version: Version, start: int, view: memoryview) -> None:
@@ -284,12 +312,17 @@ class DiskCache:
             try:
                 descriptor = os.open(path, flags, 0o600)
             except FileNotFoundError:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 descriptor = os.open(path, flags, 0o600)
+            direct = _open_past(path) if len(piece) >= DIRECT else None
             try:
-                kept = blockfile.write(descriptor, key, first, piece, version.chunk_size(number))
+                kept = blockfile.write(
+                    descriptor, key, first, piece, version.chunk_size(number), direct
+                )
             finally:
                 os.close(descriptor)
+                if direct is not None:
+                    os.close(direct)
             self.statistics.disk_bytes_written += kept
             self._written += kept
 
@@ -362,9 +395,23 @@ class DiskCache:
         if reason != self._trouble:
             log.warning("the disk cache rests: reads go to the store", reason=reason)
         self._trouble = reason
-        self._trouble = reason
+        _unpin(self._queue)
         self._queue.clear()
         self._queued = 0
+
+
+def _unpin(offers: Iterable[_Offer]) -> None:
+    for _, _, _, owner in offers:
+        if owner is not None:
+            owner.pinned = False
+
+
+def _open_past(path: str) -> int | None:
+    """The file, to be written past the page cache; None where the file system cannot do that."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECT)
+    except OSError:
+        return None
 
 
 def _floor(total: int) -> int:

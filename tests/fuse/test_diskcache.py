@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from fuse import blockfile, diskcache
 from fuse.blockfile import CHUNK, UNIT, Version
 from fuse.diskcache import DiskCache, HangingError
+from fuse.slabs import Slabs
 from tests.fuse.driving import driver, volume_spec
 
 KEY = bytes(range(32))
@@ -436,3 +437,40 @@ def test_two_mounts_share_a_directory_and_one_is_killed(
         assert (again.path / "later").read_bytes() == files["f1"]
         eventually(lambda: again.stats()["disk_bytes_written"] > before)
         assert again.stats()["disk_cache_state"] == "ok"
+
+
+async def test_large_writes_go_past_the_page_cache(tmp_path, nursery, monkeypatch):
+    """And what is read back is right, wherever they begin and however they are mixed."""
+    data = content(CHUNK + 3 * MIB + 1234)
+    one = version(len(data))
+    slab = Slabs().make(len(data))
+    slab[:] = data
+    past = []
+    write = blockfile._write_past
+    monkeypatch.setattr(
+        blockfile, "_write_past", lambda *wanted: past.append(write(*wanted)) or past[-1]
+    )
+    cache = DiskCache(tmp_path / "blocks", 100 * MIB)
+    nursery.start_soon(cache.fill)
+    for start, end in (
+        (0, 2 * MIB),
+        (2 * MIB, 2 * MIB + 5 * UNIT),
+        (2 * MIB + 5 * UNIT, len(data)),
+    ):
+        before = cache.statistics.disk_bytes_written
+        cache.offer(one, start, memoryview(slab)[start:end])
+        with trio.fail_after(20):
+            while cache.statistics.disk_bytes_written < before + end - start:
+                await trio.sleep(0.005)
+    assert sum(past) > len(data) - 2 * MIB
+    assert await get(cache, one, 0, len(data)) == data
+
+
+async def test_a_file_system_without_direct_writes_is_written_all_the_same(
+    tmp_path, nursery, monkeypatch
+):
+    monkeypatch.setattr(diskcache, "_open_past", lambda _path: None)
+    data = content(2 * MIB)
+    cache = DiskCache(tmp_path / "blocks", 100 * MIB)
+    await filled(cache, nursery, (version(len(data)), data))
+    assert await get(cache, version(len(data)), 0, len(data)) == data
