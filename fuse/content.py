@@ -150,6 +150,13 @@ class Content:
                 parts.append(bytes(stop - max(start, below)))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_now(self, offset: int, size: int, window: ReadAhead) -> bytes | memoryview | None:
+        """What :meth:`read` would return, where that needs no waiting; else None."""
+        end = min(offset + size, self.size)
+        if self._dirty or end > self.base_size or offset >= end:
+            return None
+        return self._reader.read_now(offset, end, window)
+
     async def write(self, offset: int, data: bytes) -> int:
         """Write ``data`` at ``offset``. ENOSPC when the disk is full and nothing can be freed."""
         return await self._with_room(len(data), lambda: self._write(offset, data))

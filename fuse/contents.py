@@ -95,6 +95,15 @@ class Contents:
         node.cached_version = content.base.version
         return known
 
+    def released_now(self, node: Inode, content: Content) -> bool:
+        """Note that a handle is gone, where that needs no waiting; whether it was noted."""
+        if content.modified and not content.orphaned:
+            return False
+        node.opens -= 1
+        content.users -= 1
+        self._settle(node, content)
+        return True
+
     async def released(self, node: Inode, content: Content) -> None:
         """Note that a handle is gone."""
         node.opens -= 1

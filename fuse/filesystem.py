@@ -323,13 +323,23 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             return info, self._entry(node)
 
     @answers
-    @asks_only
     async def open(self, inode: InodeT, flags: FlagT, ctx: Any) -> FileInfo:
         """Open a file: from here on its bytes are those of the version found now.
 
         ESTALE where the name means another file by now: the kernel then looks it up again.
         """
         node = self.inodes.get(inode)
+        if (
+            self.names.lock.idle
+            and node.linked
+            and self.names.settled(node)
+            and not flags & os.O_TRUNC
+        ):
+            return self._opened(node, flags, ctx)
+        with self.interrupts.watched(ctx.pid):
+            return await self._open_anew(node, flags, ctx)
+
+    async def _open_anew(self, node: Inode, flags: FlagT, ctx: Any) -> FileInfo:
         async with self.names.lock.shared(node):
             await self.names.refresh(node)
             if not node.linked and (node.superseded or node.content is None):
@@ -341,6 +351,9 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Read from an open file."""
         handle = self.files[fh]
         content = handle.content
+        there = content.read_now(off, size, handle.window)
+        if there is not None:
+            return cast("bytes", there)
         while True:
             base = content.base
             try:
@@ -386,6 +399,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def release(self, fh: FileHandleT) -> None:
         """The last reference to a handle is gone."""
         handle = self.files.remove(fh)
+        if self.names.lock.idle and self.contents.released_now(handle.inode, handle.content):
+            return
         async with self.names.lock.shared(handle.inode):
             await self.contents.released(handle.inode, handle.content)
 
@@ -513,15 +528,22 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         return self._born(parent, name, attributes)
 
     async def _open(self, node: Inode, flags: int, ctx: Any) -> FileInfo:
+        if flags & os.O_TRUNC:  # also with O_RDONLY: Linux cuts then, and the kernel counts on it
+            self._check_version(node)
+            await self.contents.current(node).truncate(0)
+        return self._opened(node, flags, ctx)
+
+    def _check_version(self, node: Inode) -> None:
         content = node.content
         idle = content is None or node.is_local or content.orphaned or not content.users
         if content and not idle and content.base.version != node.attributes.version:
             # Two versions under one number would share the kernel's pages.
             self.inodes.supersede(node)
             fail(errno.ESTALE)
+
+    def _opened(self, node: Inode, flags: int, ctx: Any) -> FileInfo:
+        self._check_version(node)
         content = self.contents.current(node)
-        if flags & os.O_TRUNC:  # also with O_RDONLY: Linux cuts then, and the kernel counts on it
-            await content.truncate(0)
         info = FileInfo()
         window = ReadAhead(self.options.read_ahead_limit)
         handle = FileHandle(node, content, flags, window, ctx.pid)

@@ -85,14 +85,14 @@ class Namespace:
 
         The node may turn out to be superseded. What was unlinked here is as it was.
         """
-        if self._settled(node):
+        if self.settled(node):
             return
         parent, name, path = node.parent, node.name, node.path()
         if parent is None:  # the root: a volume says nothing of it that could change
             node.expires = self.expiry()
             return
         await self._list_if_worthwhile(parent, unknown=False)
-        if self._settled(node):
+        if self.settled(node):
             return
         asked = trio.current_time()
         try:
@@ -162,7 +162,7 @@ class Namespace:
         directory.names.ours = True
         directory.names.filled({}, {}, trio.current_time(), self.timeout)
 
-    def _settled(self, node: Inode) -> bool:
+    def settled(self, node: Inode) -> bool:
         """Whether there is nothing to ask about a node."""
         orphaned = node.content is not None and node.content.orphaned
         return not node.linked or orphaned or node.is_local or node.expires > trio.current_time()

@@ -7,12 +7,11 @@ from collections.abc import Callable
 
 import structlog
 import trio
-from sortedcontainers import SortedDict
 
 from fuse.blockfile import Version
-from fuse.cache import Extent, MemoryCache
+from fuse.cache import AbandonedError, Extent, MemoryCache
 from fuse.diskcache import DiskCache, HangingError
-from fuse.readahead import ReadAhead
+from fuse.readahead import UNIT, WHOLE_FILE, ReadAhead
 from fuse.volume import Attributes, Volume
 
 log = structlog.get_logger("fuse")
@@ -21,14 +20,31 @@ log = structlog.get_logger("fuse")
 class Reader:
     """The bytes of one version of a file.
 
+    What was read stays in memory after :meth:`close`, as long as there is room, where versions
+    never change.
+
     Args:
         volume: Where they come from.
         path: Gives the file's path; asked anew for each fetch, since a rename may change it.
         attributes: The version to read. All bytes come from it, or the read fails with ESTALE.
         cache: The shared budget.
-        nursery: Where fetches run; they outlive the read that started them.
+        nursery: Where fetches run that nobody waits for.
         disk: What was read before, by any mount; None where versions are not immutable.
     """
+
+    __slots__ = (
+        "_cache",
+        "_disk",
+        "_keeps",
+        "_largest",
+        "_nursery",
+        "_path",
+        "_shelf",
+        "_size",
+        "_version",
+        "_volume",
+        "attributes",
+    )
 
     def __init__(
         self,
@@ -44,81 +60,142 @@ class Reader:
         self._path = path
         self._cache = cache
         self._nursery = nursery
-        self._extents: SortedDict[int, Extent] = SortedDict()
-        self._disk = disk if attributes.version else None
+        self._size = attributes.size
+        self._largest = min(volume.preferred_read, cache.largest)
+        self._keeps = disk is not None and bool(attributes.version)
+        # Another path may have the same version only by chance; a renamed file has a new one.
+        name = _path(path)
+        self._keeps = self._keeps and name is not None
+        key = (name, attributes.version, attributes.size) if self._keeps else object()
+        self._shelf = cache.shelf(key)
+        self._disk = disk if self._keeps else None
         self._version: Version | None = None
+
+    def read_now(self, offset: int, end: int, window: ReadAhead) -> memoryview | None:
+        """The bytes from ``offset`` to ``end`` (within the file) if one extent in memory has them.
+
+        Else None: :meth:`read` then notes the read in ``window``, which is done here otherwise.
+        """
+        extent = self._shelf.find(offset)
+        if extent is None or end > extent.end or extent.filled < end - extent.start:
+            return None
+        self._cache.hits += 1
+        if self._size > WHOLE_FILE:
+            self._run_ahead(offset, end, window)
+        return self._take(extent, offset, end, window)
 
     async def read(self, offset: int, size: int, window: ReadAhead) -> bytes | memoryview:
         """Up to ``size`` bytes at ``offset``; fewer only at the end of the version."""
-        end = min(offset + size, self.attributes.size)
+        end = min(offset + size, self._size)
         if offset >= end:
             return b""
-        plan = window.plan(offset, size, self.attributes.size)
-        self._fetch_missing(*plan.demand)
-        # Half a window is fetched at a time, so that requests stay large.
-        if plan.ahead_end > plan.demand[1] and not self._covered(end + window.window // 2):
-            self._fetch_missing(plan.demand[1], plan.ahead_end, smallest=window.window // 2)
+        self._cache.waits += 1
+        demand = self._run_ahead(offset, end, window)
         parts: list[memoryview] = []
         position = offset
         while position < end:
-            extent = self._find(position)
-            if extent is None:  # evicted while another part was waited for
-                self._fetch_missing(position, end)
+            extent = self._shelf.find(position)
+            if extent is None:
+                await self._fetch_for(position, end, demand)
                 continue
             stop = min(end, extent.end)
-            try:
-                await extent.wait(stop - extent.start)
-            except OSError:
-                self._cache.discard(extent)  # the next read tries again
-                raise
-            self._cache.touch(extent, to_the_end=stop == extent.end)
-            parts.append(extent.view[position - extent.start : stop - extent.start])
+            count = stop - extent.start
+            if extent.filled < count:
+                try:
+                    await extent.wait(count)
+                except AbandonedError:
+                    continue
+                except OSError:
+                    self._cache.discard(extent)  # the next read tries again
+                    raise
+                self._cache.settled()
+            parts.append(self._take(extent, position, stop, window))
             position = stop
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Give the memory back."""
-        for extent in list(self._extents.values()):
-            self._cache.discard(extent)
+        """Nobody reads on: what was read ahead is not spared any more."""
+        for extent in self._shelf:
+            if self._keeps:
+                self._cache.relegate(extent)
+            else:
+                self._cache.discard(extent)
 
-    def _find(self, position: int) -> Extent | None:
-        index = self._extents.bisect_right(position) - 1
-        if index < 0:
-            return None
-        extent = self._extents.peekitem(index)[1]
-        return extent if position < extent.end else None
+    def _take(self, extent: Extent, offset: int, end: int, window: ReadAhead) -> memoryview:
+        self._cache.touch(
+            extent,
+            to_the_end=end == extent.end,
+            streamed=window.window > 0 and self._size > WHOLE_FILE,
+        )
+        return extent.view[offset - extent.start : end - extent.start]
+
+    def _run_ahead(self, offset: int, end: int, window: ReadAhead) -> tuple[int, int]:
+        """Note a read, and fetch what is expected next; what is to be fetched for the read."""
+        plan = window.plan(offset, end - offset, self._size)
+        # Half a window is fetched at a time, so that requests stay large.
+        start = plan.demand[1]
+        if plan.ahead_end > start and not self._covered(end + window.window // 2):
+            self._fetch_ahead(plan.demand, plan.ahead_end, smallest=window.window // 2)
+        return plan.demand
 
     def _covered(self, position: int) -> bool:
-        last = min(position, self.attributes.size) - 1
-        return self._find(last) is not None
+        return self._shelf.find(min(position, self._size) - 1) is not None
 
-    def _fetch_missing(self, start: int, end: int, *, smallest: int = 0) -> None:
-        """Fetch what is not there of ``[start, end)``.
+    def _gap(self, start: int, end: int) -> int:
+        """The end of what can be fetched in one request from ``start`` on, up to ``end``."""
+        following = self._shelf.next_start(start)
+        if following is not None:
+            end = min(end, following)
+        return min(end, start + self._largest)
 
-        With ``smallest`` nobody waits for it (read-ahead): it is given up when memory is short,
-        and a request below that size waits until it can be larger.
+    def _fetch_ahead(self, demand: tuple[int, int], end: int, *, smallest: int) -> None:
+        """Fetch what is not there behind a demand, up to ``end``; nobody waits for it.
+
+        It is given up when memory is short, and a request below ``smallest`` bytes waits until it
+        can be larger. What is demanded goes first, so that it is asked for first.
         """
-        position = start
+        worthwhile = min(smallest, self._largest)
+        position, demanded = demand
         while position < end:
-            extent = self._find(position)
+            extent = self._shelf.find(position)
             if extent is not None:
                 position = extent.end
                 continue
-            index = self._extents.bisect_right(position)
-            stop = end
-            if index < len(self._extents):
-                stop = min(stop, self._extents.peekitem(index)[0])
-            stop = min(stop, position + self._volume.preferred_read)
-            worthwhile = min(smallest, self._volume.preferred_read)
-            if stop - position < worthwhile and stop < self.attributes.size:
+            ahead = position >= demanded
+            stop = self._gap(position, end if ahead else demanded)
+            if ahead and stop - position < worthwhile and stop < self._size:
                 return
-            if not self._cache.reserve(stop - position, demand=not smallest):
+            made = self._cache.make(self._shelf, position, stop, ahead=True)
+            if made is None:
                 return
-            extent = Extent(self._extents, position, stop)
-            self._extents[position] = extent
-            self._cache.add(extent)
-            self._nursery.start_soon(self._fetch, extent)
+            self._nursery.start_soon(self._fetch, made)
             position = stop
+
+    async def _fetch_for(self, position: int, end: int, demand: tuple[int, int]) -> None:
+        """Fetch what the caller waits for, in the caller's own task: another one costs more."""
+        if demand[0] <= position < demand[1]:
+            wanted, end = demand
+        else:
+            wanted = position
+        unit = position - position % UNIT
+        start = next(
+            at for at in (wanted, unit, position) if at == position or self._free(at, position)
+        )
+        made = self._cache.make(self._shelf, start, self._gap(position, end))
+        if made is None:
+            await self._cache.room()
+            return
+        await self._fetch(made)
+        made.check()
+
+    def _free(self, start: int, end: int) -> bool:
+        """Whether there is nothing of ``[start, end]`` yet, which is then fetched at once."""
+        following = self._shelf.next_start(start)
+        return (
+            self._shelf.find(start) is None
+            and (following is None or following > end)
+            and end - start < self._largest
+        )
 
     async def _fetch(self, extent: Extent) -> None:
         try:
@@ -127,21 +204,22 @@ class Reader:
                     self._path(), self.attributes, extent.start, extent.view, extent.progress
                 )
                 if self._disk is not None and self._version is not None:
-                    self._disk.offer(self._version, extent.start, extent.view)
+                    self._disk.offer(self._version, extent.start, extent.view, extent)
         except OSError as error:
             self._cache.discard(extent)
             extent.finish(error)
         except Exception:
             # A defect must not take the mount down with it: it ends in EIO for those who wait.
-            log.exception("defect while fetching", path=_path(self._path))
+            log.exception("defect while fetching", path=_path(self._path) or "(unlinked)")
             self._cache.discard(extent)
             extent.finish(OSError(errno.EIO, "defect in the driver"))
         except BaseException:
             self._cache.discard(extent)
-            extent.finish(OSError(errno.EIO, "the read was given up"))
+            extent.finish(AbandonedError())
             raise
         else:
             extent.finish()
+            self._cache.settled()
 
     async def _fetch_from_disk(self, extent: Extent) -> bool:
         if self._disk is None:
@@ -157,8 +235,8 @@ class Reader:
             return False
 
 
-def _path(path: Callable[[], str]) -> str:
+def _path(path: Callable[[], str]) -> str | None:
     try:
         return path()
-    except OSError:
-        return "(unlinked)"
+    except OSError:  # unlinked
+        return None

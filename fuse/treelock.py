@@ -33,6 +33,11 @@ class TreeLock:
         self._queue: list[frozenset[Inode]] = []
         self._waiters = trio.lowlevel.ParkingLot()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has any part of the tree exclusively, or waits for it."""
+        return not (self._owners or self._queue)
+
     @asynccontextmanager
     async def shared(self, node: Inode) -> AsyncIterator[None]:
         """Use paths of ``node`` and of what is in it."""
