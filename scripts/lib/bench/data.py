@@ -26,6 +26,9 @@ class Scale:
         directories: In how many directories they are.
         random_reads: Reads of 4 KiB of each reader.
         firsts: Files whose first bytes are read.
+        names: Blobs that are listed.
+        written_files: Small files that are written.
+        idle: Seconds in which nothing happens.
         rounds: How often everything is measured, unless told otherwise.
     """
 
@@ -36,6 +39,9 @@ class Scale:
     directories: int = 100
     random_reads: int = 500
     firsts: int = 32
+    names: int = 100_000
+    written_files: int = 2_000
+    idle: float = 60.0
     rounds: int = 5
 
 
@@ -48,6 +54,9 @@ QUICK = Scale(
     directories=20,
     random_reads=100,
     firsts=16,
+    names=20_000,
+    written_files=300,
+    idle=15.0,
     rounds=3,
 )
 
@@ -60,6 +69,9 @@ TINY = Scale(
     directories=2,
     random_reads=5,
     firsts=2,
+    names=20,
+    written_files=5,
+    idle=0.1,
     rounds=1,
 )
 

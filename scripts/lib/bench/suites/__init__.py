@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.experiments import Experiment
-from bench.suites import read
+from bench.suites import life, listing, read, write
 
 #: Name → what it measures, in the order in which they run.
 SUITES: dict[str, Callable[[], list[Experiment]]] = {
     "read": read.experiments,
+    "listing": listing.experiments,
+    "write": write.experiments,
+    "life": life.experiments,
 }
 
 

@@ -1,0 +1,251 @@
+"""What programs do to a mount beside reading: each as a process of its own.
+
+It takes a task as JSON on standard input, says when it began and ended, and what it cost. Bytes are
+made before the clock starts. Run as ``python -m bench.workloads``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import programs
+from bench.errors import BenchError
+
+_MIB = 1024 * 1024
+
+#: Bytes of one write(2) of a large file.
+_BLOCK = _MIB
+
+#: Bytes of noise that large files are made of, again and again.
+_NOISE = 64 * _MIB
+
+#: Bytes of a tensor in a checkpoint.
+_RECORD = 16 * _MIB
+
+#: Seconds that a workload may take.
+_PATIENCE = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a workload did.
+
+    Attributes:
+        begin: When it began, on the monotonic clock.
+        seconds: Until its last call returned.
+        cpu: CPU seconds of its own, and of programs that it ran.
+    """
+
+    begin: float
+    seconds: float
+    cpu: float
+
+
+def write(path: Path, size: int) -> dict[str, Any]:
+    """A task: write a file from front to end, and sync it."""
+    return {"kind": "write", "path": os.fspath(path), "size": size}
+
+
+def checkpoint(path: Path, size: int) -> dict[str, Any]:
+    """A task: a zip archive of large records, as torch.save makes, under its name when complete."""
+    return {"kind": "checkpoint", "path": os.fspath(path), "size": size}
+
+
+def create(directory: Path, count: int, size: int) -> dict[str, Any]:
+    """A task: make small files in a new directory."""
+    return _many("create", directory, count) | {"size": size}
+
+
+def stat(directory: Path, count: int) -> dict[str, Any]:
+    """A task: ask for the attributes of each file that :func:`create` made."""
+    return _many("stat", directory, count)
+
+
+def rename(directory: Path, count: int) -> dict[str, Any]:
+    """A task: give each of them another name."""
+    return _many("rename", directory, count)
+
+
+def delete(directory: Path, count: int) -> dict[str, Any]:
+    """A task: remove them after :func:`rename`."""
+    return _many("delete", directory, count)
+
+
+def command(*words: str | Path) -> dict[str, Any]:
+    """A task: run a program; what it prints is of no interest."""
+    return {"kind": "command", "words": [os.fspath(word) for word in words]}
+
+
+def name(number: int, *, renamed: bool = False) -> str:
+    """Of a small file."""
+    return f"{'renamed' if renamed else 'file'}{number:06}.txt"
+
+
+def noise(size: int) -> Iterator[memoryview]:
+    """The bytes of a large file, a piece at a time."""
+    view = memoryview(os.urandom(min(_NOISE, max(size, 1))))
+    for position in range(0, size, _BLOCK):
+        start = position % len(view)
+        yield view[start : start + min(_BLOCK, size - position)]
+
+
+def run(task: dict[str, Any]) -> Work:
+    """Do it in a process of its own.
+
+    Raises:
+        BenchError: It failed, or took too long.
+    """
+    try:
+        done = subprocess.run(
+            programs.command("workloads"),
+            env=programs.environment(),
+            input=json.dumps(task).encode(),
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{task['kind']} took more than {_PATIENCE:g} s") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise BenchError(f"{task['kind']} failed: {lines[-1]}")
+    return Work(**json.loads(done.stdout))
+
+
+def _many(kind: str, directory: Path, count: int) -> dict[str, Any]:
+    return {"kind": kind, "path": os.fspath(directory), "count": count}
+
+
+# -- the program --------------------------------------------------------------------------------
+
+
+def _write(task: dict[str, Any]) -> Callable[[], None]:
+    pieces = list(noise(task["size"]))
+
+    def go() -> None:
+        descriptor = os.open(task["path"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for piece in pieces:
+            os.write(descriptor, piece)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+    return go
+
+
+def _checkpoint(task: dict[str, Any]) -> Callable[[], None]:
+    path = Path(task["path"])
+    unfinished = path.with_suffix(".tmp")
+    record = memoryview(os.urandom(_RECORD))
+    count = max(1, task["size"] // _RECORD)
+
+    def go() -> None:
+        with unfinished.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for number in range(count):
+                    # The header is written again behind each record, with its checksum.
+                    with archive.open(f"archive/data/{number}", "w") as entry:
+                        for start in range(0, min(_RECORD, task["size"]), _BLOCK):
+                            entry.write(record[start : start + _BLOCK])
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+
+    return go
+
+
+def _create(task: dict[str, Any]) -> Callable[[], None]:
+    directory, content = Path(task["path"]), b"x" * task["size"]
+
+    def go() -> None:
+        directory.mkdir()
+        for number in range(task["count"]):
+            (directory / name(number)).write_bytes(content)
+
+    return go
+
+
+def _stat(task: dict[str, Any]) -> Callable[[], None]:
+    directory = Path(task["path"])
+
+    def go() -> None:
+        for number in range(task["count"]):
+            (directory / name(number)).stat()
+
+    return go
+
+
+def _rename(task: dict[str, Any]) -> Callable[[], None]:
+    directory = Path(task["path"])
+
+    def go() -> None:
+        for number in range(task["count"]):
+            (directory / name(number)).rename(directory / name(number, renamed=True))
+
+    return go
+
+
+def _delete(task: dict[str, Any]) -> Callable[[], None]:
+    directory = Path(task["path"])
+
+    def go() -> None:
+        for number in range(task["count"]):
+            (directory / name(number, renamed=True)).unlink()
+
+    return go
+
+
+def _command(task: dict[str, Any]) -> Callable[[], None]:
+    program, *words = task["words"]
+    found = shutil.which(program)
+    if found is None:
+        raise SystemExit(f"{program} is not installed")
+
+    def go() -> None:
+        done = subprocess.run(
+            [found, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr.decode(errors="replace")[-500:] or f"{program} failed")
+
+    return go
+
+
+_KINDS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
+    "write": _write,
+    "checkpoint": _checkpoint,
+    "create": _create,
+    "stat": _stat,
+    "rename": _rename,
+    "delete": _delete,
+    "command": _command,
+}
+
+
+def _cpu() -> float:
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+def main() -> None:
+    """Do one task."""
+    task = json.loads(sys.stdin.read())
+    go = _KINDS[task["kind"]](task)
+    cpu, begin = _cpu(), time.monotonic()
+    go()
+    seconds = time.monotonic() - begin
+    print(json.dumps({"begin": begin, "seconds": seconds, "cpu": _cpu() - cpu}))
+
+
+if __name__ == "__main__":
+    main()
