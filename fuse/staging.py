@@ -5,9 +5,11 @@ writing (:meth:`fuse.volume.Volume.stage`). Nothing of it becomes visible before
 then has little left to send. A writer never waits for this: what is ready queues as a pair of
 offsets, and its bytes stay in the staging file on disk until the commit has succeeded.
 
-What was sent and is overwritten afterwards does not count any more, and the commit sends that part
-itself, as it does after an error here. So nothing in this module can make content wrong or a write
-fail, as long as :class:`Ledger` never hands out a piece that was changed after its bytes were read.
+What was sent and is overwritten afterwards does not count any more. It is sent once more (formats
+such as zip write a header when its record is complete), but not again and again: then the commit
+sends that part itself, as it does after an error here. So nothing in this module can make content
+wrong or a write fail, as long as :class:`Ledger` never hands out a piece that was changed after its
+bytes were read.
 """
 
 from __future__ import annotations
@@ -60,10 +62,15 @@ class Piece:
 
 @dataclass(slots=True)
 class _Run:
-    """Bytes written one after the other: ``[start, end)`` of them is not taken yet."""
+    """Bytes written one after the other: ``[start, end)`` of them is not taken yet.
+
+    Attributes:
+        complete: It is a block that was taken before: nothing is to be written behind it.
+    """
 
     start: int
     end: int
+    complete: bool = False
 
 
 class Ledger:
@@ -81,6 +88,7 @@ class Ledger:
         self._runs: list[_Run] = []  # the one that was written to last comes last
         self._starts: list[int] = []
         self._pieces: list[Piece] = []  # ascending; _starts are their offsets
+        self._repeated: set[int] = set()  # where pieces begin that are not sent a third time
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self._pieces)
@@ -92,15 +100,13 @@ class Ledger:
         """Note a write to ``[start, end)``; returns the pieces that it ended."""
         if start >= end:
             return []
-        run = _Run(start, end)
-        apart: list[_Run] = []
-        for other in self._runs:
-            if other.start <= run.end and run.start <= other.end:
-                run = _Run(min(run.start, other.start), max(run.end, other.end))
-            else:
-                apart.append(other)
-        self._runs = [*apart[-(RUNS - 1) :], run]
-        return self._end(start, end)
+        ended = self._end(start, end)
+        for piece in ended:
+            if piece.start not in self._repeated:
+                self._repeated.add(piece.start)
+                self._add(_Run(piece.start, piece.end, complete=True))
+        self._add(_Run(start, end))
+        return ended
 
     def truncated(self, size: int) -> list[Piece]:
         """Note that the content was cut (or extended) to ``size``; returns the pieces that end."""
@@ -116,7 +122,7 @@ class Ledger:
         """The next piece to send: a whole block of a run that has gone on behind it."""
         for run in self._runs:
             size = self._size_at(run.start)
-            if size and run.end - run.start > size:
+            if size and run.end - run.start >= size + (not run.complete):
                 piece = Piece(run.start, run.start + size)
                 run.start = piece.end
                 index = bisect_left(self._starts, piece.start)
@@ -135,7 +141,18 @@ class Ledger:
         """Forget everything; returns the pieces there were."""
         pieces = self._pieces
         self._runs, self._starts, self._pieces = [], [], []
+        self._repeated.clear()
         return pieces
+
+    def _add(self, run: _Run) -> None:
+        apart: list[_Run] = []
+        for other in self._runs:
+            if other.start <= run.end and run.start <= other.end:
+                within = other.complete and other.start <= run.start and run.end <= other.end
+                run = _Run(min(run.start, other.start), max(run.end, other.end), within)
+            else:
+                apart.append(other)
+        self._runs = [*apart[-(RUNS - 1) :], run]
 
     def _end(self, start: int, end: int) -> list[Piece]:
         index = max(0, bisect_left(self._starts, start) - 1)
