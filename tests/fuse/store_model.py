@@ -1,0 +1,152 @@
+"""A store in memory as the service is at its worst, and a disk that can lose its power."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from fuse.errors import fail
+from tests.fuse.memory_volume import MemoryVolume
+
+
+class CrashError(BaseException):
+    """The process ends here."""
+
+
+class StoreModel(MemoryVolume):
+    """Immutable versions, conditional commits; answers are refused, throttled, or lost.
+
+    Attributes:
+        history: Every content that a file ever had, by name and then by version.
+        faults: What happens to the next requests, first to last: None, ``refused`` (EIO, nothing
+            was done), ``throttled`` (ETIMEDOUT, nothing was done), ``lost`` (EIO, it was done).
+        steps: Called before and after a commit takes effect.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.history: dict[str, dict[str, bytes]] = {}
+        self.faults: list[str | None] = []
+        self.steps = lambda: None
+        self._attempts: dict[tuple[str, str], str] = {}
+
+    def put(self, path, data):
+        made = super().put(path, data)
+        self.history.setdefault(path, {})[made.version] = bytes(data)
+        return made
+
+    def forget_attempts(self):
+        """What was in the memory of a process that ended."""
+        self._attempts.clear()
+
+    def contents_of(self, path):
+        return self.history.get(path, {}).values()
+
+    async def read_into(self, path, attributes, offset, buffer, progress):
+        self._fail()
+        await super().read_into(path, attributes, offset, buffer, progress)
+
+    async def commit(self, path, base, content, changes):
+        """As blobs are committed: an attempt whose answer was lost is known again as ours."""
+        self.steps()
+        fault = self._fail()
+        made = self._attempts.pop((path, base.version), None)
+        if made is not None and self.versions.get(path) == made:
+            base = self.attributes(path)
+        found = await super().commit(path, base, content, changes)
+        self.steps()
+        if fault == "lost":
+            self._attempts[path, base.version] = found.version
+            fail(errno.EIO, path, "the answer was lost")
+        return found
+
+    def _fail(self):
+        fault = self.faults.pop(0) if self.faults else None
+        if fault == "refused":
+            fail(errno.EIO, reason="refused")
+        if fault == "throttled":
+            fail(errno.ETIMEDOUT, reason="throttled")
+        return fault
+
+
+class Archive(StoreModel):
+    """The same store, asked for versions that nobody else can have any more: for the checks."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.history = store.history
+
+    async def read_into(self, path, attributes, offset, buffer, progress):
+        buffer[:] = self.history[path][attributes.version][offset : offset + len(buffer)]
+        progress(len(buffer))
+
+
+class CrashingOs:
+    """The ``os`` module, but the process ends at the n-th call that changes the disk."""
+
+    def __init__(self, steps):
+        self._steps = steps
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def pwrite(self, fd, data, offset):
+        if self._steps():
+            os.pwrite(fd, memoryview(data)[: len(data) // 2], offset)
+            raise CrashError
+        return os.pwrite(fd, data, offset)
+
+    def write(self, fd, data):
+        if self._steps():
+            os.write(fd, data[: len(data) // 2])
+            raise CrashError
+        return os.write(fd, data)
+
+    def ftruncate(self, fd, size):
+        if self._steps():
+            raise CrashError
+        os.ftruncate(fd, size)
+
+
+class Platter:
+    """What fdatasync(2) and fsync(2) brought to the disk below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._synced: dict[int, bytes] = {}
+        self._named: dict[Path, int] = {}
+
+    async def to_disk(self, descriptor):
+        """In place of fdatasync."""
+        size = os.fstat(descriptor).st_size
+        self._synced[os.fstat(descriptor).st_ino] = os.pread(descriptor, size, 0)
+
+    def names_to_disk(self):
+        """In place of fsync of the directories."""
+        self._named = {path: path.stat().st_ino for path in self._files()}
+
+    def lose_power(self, written):
+        """Put the disk as it may be found again.
+
+        Args:
+            written: Says of each file whether the page cache had been written back by itself.
+        """
+        for path in self._files():
+            if written():
+                continue
+            inode = path.stat().st_ino
+            if inode in self._synced and path in self._named:
+                path.write_bytes(self._synced[inode])
+            elif path.suffix == ".data":
+                path.write_bytes(bytes(path.stat().st_size))  # of its blocks none was written
+            else:
+                path.unlink()
+        for path, inode in self._named.items():
+            if not path.exists() and inode in self._synced and not written():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._synced[inode])  # its removal had not reached the disk
+        self._synced, self._named = {}, {}
+
+    def _files(self):
+        return sorted(path for path in self.root.rglob("*") if path.suffix in {".log", ".data"})
