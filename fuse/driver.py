@@ -25,7 +25,7 @@ from fuse.filesystem import FileSystem
 from fuse.opening import open_root
 from fuse.places import Places
 from fuse.recovery import Report, kept, recover
-from fuse.restoring import Restore, restore
+from fuse.restoring import Fetch, Restore, fetch, restore
 from fuse.spec import BlobSpec, NewCredential, VolumeSpec
 from fuse.volume import Attributes, Kind
 
@@ -281,6 +281,7 @@ class Driver:
             "unmount": self._op_unmount,
             "credential": control.Accepting(NewCredential, self._op_credential),
             "restore": control.Accepting(Restore, self._op_restore),
+            "base": control.Accepting(Fetch, self._op_base),
             "recovery": self._op_recovery,
         }
 
@@ -324,6 +325,11 @@ class Driver:
         """Store what an earlier mount, or a conflict, left in the cache directory."""
         assert self._filesystem is not None
         return await restore(self._filesystem.volume, self._options.cache_directory, wanted)
+
+    async def _op_base(self, wanted: Fetch) -> dict[str, Any]:
+        """What kept data was written over, for an export."""
+        assert self._filesystem is not None
+        return await fetch(self._filesystem.volume, self._options.cache_directory, wanted)
 
     async def _op_credential(self, new: NewCredential) -> dict[str, Any]:
         """Go on with another credential, once the store has taken it."""

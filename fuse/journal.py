@@ -151,6 +151,8 @@ class Entry:
             if not self._named:
                 await self._journal.sync_names()
                 self._named = True
+            if self._log < 0:  # committed while the disk was busy
+                return
             await _to_disk(self.data)
             if self._log < 0:
                 return

@@ -7,11 +7,22 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from fuse import records
 from fuse.errors import fail
 from fuse.journal import boot_id
-from fuse.volume import Attributes, Staged, Volume
+from fuse.volume import Attributes, Progress, Staged, Volume
+
+
+class Base(Protocol):
+    """Where the bytes of a version can be had: a volume, or who asks one."""
+
+    async def read_into(
+        self, path: str, attributes: Attributes, offset: int, buffer: memoryview, progress: Progress
+    ) -> None:
+        """See :meth:`fuse.volume.Volume.read_into`."""
+        ...
 
 
 class Leftover:
@@ -31,11 +42,11 @@ class Leftover:
         # What is kept for a person may be looked at as a whole.
         boot = None if log_file.with_suffix(".json").exists() else boot_id()
         self.replay = records.replay(log_file.read_bytes(), boot=boot)
-        self._volume: Volume | None = None
+        self._volume: Base | None = None
         self._data = -1
 
     @contextmanager
-    def over(self, volume: Volume | None) -> Iterator[Leftover]:
+    def over(self, volume: Base | None) -> Iterator[Leftover]:
         """Readable in here: written ranges from the disk, the rest from the volume's base."""
         self._volume = volume
         try:

@@ -23,7 +23,7 @@ import structlog
 from fuse import records
 from fuse.errors import fail
 from fuse.journal import abandoned, hold, is_abandoned, keep
-from fuse.leftover import Leftover
+from fuse.leftover import Base, Leftover
 from fuse.places import Places
 from fuse.volume import Volume
 
@@ -203,22 +203,33 @@ def kept(root: Path) -> list[Kept]:
     return found
 
 
-async def export(leftover: Leftover, target: Path, volume: Volume | None) -> list[tuple[int, int]]:
+@dataclass(slots=True)
+class Exported:
+    """What became of an export.
+
+    Attributes:
+        known: Ranges of the file that are there; the others are holes.
+        reason: Why they are, in the words of who was asked for them; empty where there are none.
+    """
+
+    known: list[tuple[int, int]] = field(default_factory=list)
+    reason: str = ""
+
+
+async def export(leftover: Leftover, target: Path, base: Base | None) -> Exported:
     """Write a leftover's content to a new local file.
 
     Args:
         leftover: What to write.
         target: A file that does not exist yet.
-        volume: Where the base may still be; None: only what was written is exported.
-
-    Returns:
-        Ranges of the file that are known; the others are holes.
+        base: Has the version that was written over, if anybody has; None: only what was written is
+            exported.
 
     Raises:
         OSError: EEXIST when the target exists; what the disk says.
     """
-    known: list[tuple[int, int]] = []
-    with _new_file(target) as file, leftover.over(volume):
+    done = Exported()
+    with _new_file(target) as file, leftover.over(base):
         file.truncate(leftover.size)
         for start, end, written in leftover.replay.dirty.pieces(0, leftover.size):
             position = start
@@ -226,15 +237,16 @@ async def export(leftover: Leftover, target: Path, volume: Volume | None) -> lis
                 stop = min(end, position + _CHUNK)
                 try:
                     data = await leftover.read(position, stop - position)
-                except OSError:
+                except OSError as error:
                     if written:
                         raise
+                    done.reason = error.strerror or str(error)
                 else:
                     file.seek(position)
                     file.write(data)
-                    known.append((position, stop))
+                    done.known.append((position, stop))
                 position = stop
-    return known
+    return done
 
 
 def _new_file(target: Path) -> BinaryIO:
@@ -291,4 +303,4 @@ def _number(file: Path) -> tuple[int, str]:
     return (int(file.stem) if file.stem.isdigit() else 0, file.stem)
 
 
-__all__ = ["Kept", "Leftover", "Report", "export", "held", "kept", "recover"]
+__all__ = ["Exported", "Kept", "Leftover", "Report", "export", "held", "kept", "recover"]

@@ -1,7 +1,9 @@
-"""Bringing kept data into the store by hand, through the driver that has the volume mounted."""
+"""Storing and completing kept data by hand, through the driver that has the volume mounted."""
 
 from __future__ import annotations
 
+import base64
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,16 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
+from fuse.errors import fail
 from fuse.leftover import Leftover
 from fuse.records import JournalError
 from fuse.recovery import held, kept
 from fuse.volume import Staged, Volume
 
 log = structlog.get_logger("fuse")
+
+#: Most bytes of a version in one answer.
+FETCH = 4 * 1024 * 1024
 
 
 class Restore(BaseModel):
@@ -58,6 +64,43 @@ async def restore(volume: Volume, cache: Path, wanted: Restore) -> dict[str, Any
         stored.append(identifier)
         log.info("kept data is in the store now", path=entry.path, overwrite=wanted.overwrite)
     return {"stored": stored, "failed": failed}
+
+
+class Fetch(BaseModel):
+    """Arguments of the control operation ``base``.
+
+    Attributes:
+        id: An entry of the volume's.
+        start: Offset in the version that it was written over.
+        size: Bytes wanted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    start: int = Field(ge=0)
+    size: int = Field(ge=1, le=FETCH)
+
+
+async def fetch(volume: Volume, cache: Path, wanted: Fetch) -> dict[str, Any]:
+    """A part of the version that an entry was written over, for an export.
+
+    Returns:
+        ``data``: base64; or ``errno`` and ``reason``.
+    """
+    known = {entry.id: entry for entry in kept(cache) if entry.volume == volume.identity}
+    try:
+        if wanted.id not in known:
+            fail(errno.ENOENT, reason="there is no such entry of this volume")
+        leftover = Leftover(known[wanted.id].log_file)
+        buffer = bytearray(wanted.size)
+        await volume.read_into(
+            leftover.path, leftover.base, wanted.start, memoryview(buffer), lambda _filled: None
+        )
+    except (OSError, JournalError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return {"errno": getattr(error, "errno", None) or errno.EIO, "reason": reason}
+    return {"data": base64.b64encode(buffer).decode("ascii")}
 
 
 async def _replace(volume: Volume, leftover: Leftover) -> None:

@@ -94,7 +94,7 @@ def recover(
         return
     chosen = _chosen(where.entries(), names)
     if export is not None:
-        _export(chosen, export)
+        _export(where, chosen, export)
     elif discard:
         _discard(chosen, yes=yes)
     else:
@@ -163,10 +163,13 @@ def _commit(where: _Place, names: Sequence[str], *, overwrite: bool) -> None:
         )
 
 
-def _export(chosen: Sequence[Kept], target: Path) -> None:
+def _export(where: _Place, chosen: Sequence[Kept], target: Path) -> None:
     import trio
 
+    from fuse.cli.base import DriversBase
     from fuse.recovery import Leftover, export
+
+    served = where.mount.directory if where.mount and where.mount.status == "mounted" else None
 
     if len(chosen) != 1 and not target.is_dir():
         raise usage(f"{len(chosen)} entries do not fit into one file", "name a directory, or an ID")
@@ -175,16 +178,19 @@ def _export(chosen: Sequence[Kept], target: Path) -> None:
             raise usage(f"the log of {entry.id} is damaged", f"its bytes are in {entry.log_file}")
         place = _free(target / Path(entry.path).name) if target.is_dir() else target
         with refusing(f"cannot write {place}"):
-            known: list[tuple[int, int]] = trio.run(export, Leftover(entry.log_file), place, None)
+            base = DriversBase(served, entry.id) if served else None
+            done = trio.run(export, Leftover(entry.log_file), place, base)
         click.echo(f"wrote {entry.path} to {place}")
-        missing = entry.size - sum(end - start for start, end in known)
+        missing = entry.size - sum(end - start for start, end in done.known)
         if missing:
-            ranges = ", ".join(f"{start}-{end}" for start, end in known) or "none"
+            ranges = ", ".join(f"{start}-{end}" for start, end in done.known) or "none"
             click.echo(
                 f"warning: {size(missing)} of it were never written here, and are zeros in "
-                f"{place}; what is known (bytes): {ranges}",
+                f"{place} ({done.reason}); what is known (bytes): {ranges}",
                 err=True,
             )
+            if served is None:
+                click.echo("hint: name the mount point, and the rest is fetched", err=True)
 
 
 def _free(path: Path) -> Path:

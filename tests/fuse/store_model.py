@@ -30,6 +30,7 @@ class StoreModel(MemoryVolume):
         self.faults: list[str | None] = []
         self.steps = lambda: None
         self._attempts: dict[tuple[str, str], str] = {}
+        self._bases: dict[str, str] = {}
 
     def put(self, path, data):
         made = super().put(path, data)
@@ -48,18 +49,33 @@ class StoreModel(MemoryVolume):
         await super().read_into(path, attributes, offset, buffer, progress)
 
     async def commit(self, path, base, content, changes):
-        """As blobs are committed: an attempt whose answer was lost is known again as ours."""
+        """As blobs are committed: what an earlier try of ours made is known again."""
         self.steps()
         fault = self._fail()
         made = self._attempts.pop((path, base.version), None)
         if made is not None and self.versions.get(path) == made:
             base = self.attributes(path)
+        elif base.version != self.versions.get(path):
+            # Its modification time says that it is ours, and over what.
+            ours = self._bases.get(self.versions[path]) == base.version
+            found = self.attributes(path)
+            if not ours or self.files[path] != await self._merged(base, content):
+                fail(errno.ESTALE, path)
+            return found
         found = await super().commit(path, base, content, changes)
+        self._bases[found.version] = base.version
         self.steps()
         if fault == "lost":
             self._attempts[path, base.version] = found.version
             fail(errno.EIO, path, "the answer was lost")
         return found
+
+    async def _merged(self, base, content):
+        (old,) = (known[base.version] for known in self.history.values() if base.version in known)
+        data = bytearray(old[: content.base_size].ljust(content.size, b"\0"))
+        for start, end in content.dirty_ranges:
+            data[start:end] = await content.read(start, end - start)
+        return bytes(data)
 
     def _fail(self):
         fault = self.faults.pop(0) if self.faults else None

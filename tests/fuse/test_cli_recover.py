@@ -31,9 +31,9 @@ def volume(commands, short_path, storage, blob_container):
     class Volume:
         path = short_path / "m"
 
-        def mount(self):
+        def mount(self, *more):
             url = target(storage, blob_container)
-            words = ("blob", url, self.path, *commands.places, "--key-stdin")
+            words = ("blob", url, self.path, *commands.places, "--key-stdin", *more)
             done = commands(*words, feed=storage.key)
             shown = json.loads(commands("show", self.path, "--output", "json").stdout)
             self.pid = shown["pid"]
@@ -122,6 +122,34 @@ def test_a_conflict_is_discarded_when_that_is_confirmed(commands, conflict, cont
     commands("recover", cache, "--discard", feed="y\n")
     assert conflict.entries() == []
     assert container.download_blob("results.txt").readall() == b"theirs"
+
+
+def test_an_export_fetches_what_was_written_over(commands, volume, container, short_path):
+    volume.mount()
+    (volume.path / "log").write_bytes(b"0123456789" * 1000)
+    with pytest.raises(OSError), open(volume.path / "log", "r+b", buffering=0) as file:  # noqa: PT012
+        file.write(b"mine")
+        file.seek(10_005)
+        file.write(b"more")
+        volume.crash()
+    whole = b"mine" + (b"0123456789" * 1000)[4:] + bytes(5) + b"more"
+
+    alone = commands("recover", commands.directory / "cache", "--export", short_path / "alone")
+    assert "zeros" in alone.stderr
+    assert "name the mount point" in alone.stderr
+    known = (short_path / "alone").read_bytes()
+    assert len(known) == len(whole)
+    assert known[:4] + known[-4:] == b"minemore"
+
+    volume.mount("--read-only")  # which leaves what waits to the next
+    done = commands("recover", volume.path, "log", "--export", short_path / "fetched")
+    assert "zeros" not in done.stderr
+    assert (short_path / "fetched").read_bytes() == whole
+
+    container.upload_blob("log", b"theirs", overwrite=True)  # and now that version is gone
+    gone = commands("recover", volume.path, "log", "--export", short_path / "gone")
+    assert "zeros" in gone.stderr
+    assert (short_path / "gone").read_bytes() == known
 
 
 def test_what_is_no_place_to_recover_from_is_refused(commands, short_path):

@@ -211,8 +211,9 @@ async def test_a_conflict_is_kept_and_overwrites_nothing(tmp_path):
     assert (entry.path, entry.size, entry.dirty_bytes, entry.state) == ("f", 10, 4, "conflict")
     assert entry.volume == volume.identity
     leftover = Leftover(entry.log_file)
-    known = await export(leftover, tmp_path / "out", None)
-    assert known == [(2, 6)]
+    exported = await export(leftover, tmp_path / "out", None)
+    assert exported.known == [(2, 6)]
+    assert exported.reason
     assert (tmp_path / "out").read_bytes() == b"\0\0mine\0\0\0\0"
     with pytest.raises(FileExistsError):
         await export(leftover, tmp_path / "out", None)
@@ -289,7 +290,8 @@ async def test_a_damaged_entry_is_kept(tmp_path):
     volume.put("f", b"0123456789")
     places = await dirty(volume, tmp_path)
     (log_file,) = places.journal.glob("*/*.log")
-    log_file.write_bytes(b"\xff" + log_file.read_bytes()[1:])
+    log = log_file.read_bytes()
+    log_file.write_bytes(bytes([log[0] ^ 0xFF]) + log[1:])
     report = await recover(volume, places)
     assert len(report.conflicts) == 1
     assert volume.files["f"] == b"0123456789"
