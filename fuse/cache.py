@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from fuse.latency import Latencies
 from fuse.slabs import Slab, Slabs
 
 _NOTHING = memoryview(b"")
@@ -178,14 +179,14 @@ class MemoryCache:
         budget: Bytes.
         evictions: Extents that had to go.
         hits: Reads that were answered from it at once.
-        waits: Reads that waited for the store or the disk.
+        waiting: How long the other reads waited, for the store or for the disk.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.evictions = 0
         self.hits = 0
-        self.waits = 0
+        self.waiting = Latencies()
         self._held = 0
         self._slabs = Slabs()
         self._shelves: WeakValueDictionary[Hashable, Shelf] = WeakValueDictionary()
@@ -207,6 +208,18 @@ class MemoryCache:
     def largest(self) -> int:
         """Bytes of the largest extent that there may be."""
         return max(1, self.budget // 2)
+
+    def figures(self) -> dict[str, int | float]:
+        """Counters, for ``stats``."""
+        return {
+            "memory_used_bytes": self.used,
+            "memory_budget_bytes": self.budget,
+            "memory_read_ahead_bytes": sum(extent.size for extent in self._ahead),
+            "memory_evictions": self.evictions,
+            "memory_hits": self.hits,
+            "memory_hit_rate": round(self.hits / max(1, self.hits + self.waiting.count), 3),
+            **self.waiting.figures("read_wait"),
+        }
 
     def shelf(self, key: Hashable) -> Shelf:
         """The extents of what ``key`` names, for as long as somebody refers to them."""

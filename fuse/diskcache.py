@@ -151,7 +151,13 @@ class DiskCache:
 
     def figures(self) -> dict[str, int | float | str]:
         """Counters and state, for ``stats``."""
-        return {**asdict(self.statistics), "disk_cache_state": self.state}
+        asked = self.statistics.disk_hits + self.statistics.disk_misses
+        return {
+            **asdict(self.statistics),
+            "disk_hit_rate": round(self.statistics.disk_hits / max(1, asked), 3),
+            "disk_waiting_bytes": self._queued,
+            "disk_cache_state": self.state,
+        }
 
     async def read_into(self, version: Version, start: int, view: memoryview) -> bool:
         """Fill ``view`` from offset ``start``; False when it is not all there and unharmed.

@@ -45,6 +45,7 @@ from fuse.handles import DirectoryHandle, FileHandle, HandleTable
 from fuse.inodes import Inode, InodeTable, is_directory
 from fuse.interrupts import Interrupts, asks_only
 from fuse.journal import Journal
+from fuse.load import Meter
 from fuse.namespace import Namespace
 from fuse.options import MountOptions
 from fuse.places import Places
@@ -94,6 +95,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self.interrupts = Interrupts()
         nursery.start_soon(self.interrupts.watch)
         self._space = Space()
+        self._meter = Meter(trio.current_time, time.process_time)
         timeout = options.attribute_timeout
         self.names = Namespace(
             volume, self.inodes, volume.attribute_timeout if timeout is None else timeout
@@ -450,16 +452,17 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
 
     def statistics(self) -> dict[str, int | float | str]:
         """Counters for ``stats``."""
+        store = self.volume.statistics()
         return {
             "inodes": len(self.inodes),
             "open_files": len(self.files),
-            "memory_used_bytes": self.cache.used,
-            "memory_budget_bytes": self.cache.budget,
-            "memory_evictions": self.cache.evictions,
+            "read_ahead_window_bytes": max((one.window.window for one in self.files), default=0),
+            **self.cache.figures(),
             "interrupted": self.interrupts.interrupted,
             **self.disk.figures(),
             **self.contents.statistics(),
-            **self.volume.statistics(),
+            **store,
+            **self._meter.figures(self.cache.waiting.total, store.get("first_byte_seconds", 0.0)),
         }
 
     # -- internals ----------------------------------------------------------------------------

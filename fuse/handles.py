@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
@@ -75,6 +75,9 @@ class HandleTable(Generic[Handle]):
 
     def __len__(self) -> int:
         return len(self._handles)
+
+    def __iter__(self) -> Iterator[Handle]:
+        return iter(self._handles.values())
 
     def add(self, handle: Handle) -> int:
         """Number a new handle."""

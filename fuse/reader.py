@@ -89,7 +89,7 @@ class Reader:
         end = min(offset + size, self._size)
         if offset >= end:
             return b""
-        self._cache.waits += 1
+        began = trio.current_time()
         demand = self._run_ahead(offset, end, window)
         parts: list[memoryview] = []
         position = offset
@@ -111,6 +111,7 @@ class Reader:
                 self._cache.settled()
             parts.append(self._take(extent, position, stop, window))
             position = stop
+        self._cache.waiting.add(trio.current_time() - began)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:

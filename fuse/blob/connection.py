@@ -7,12 +7,12 @@ an ``http`` one names the whole URL (absolute form, RFC 9112 section 3.2.2).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 
 import trio
 
@@ -35,6 +35,9 @@ SCRATCH = 16 * 1024
 
 #: How much later than a stall, as a multiple, silence may be noticed.
 _SLACK = 1.125
+
+#: Bytes of TLS records that are received at once.
+_BURST = 256 * 1024
 
 #: Let others run after this many bytes without having waited.
 _FAIRNESS = 1024 * 1024
@@ -219,12 +222,14 @@ class Connection:
         self._pace_moved = 0
         self._pace_end = trio.current_time() + self._stall
 
-    def expect_silence(self) -> None:
-        """The server may think for as long as a stall lasts."""
+    def expect_silence(self) -> float:
+        """The server may think for as long as a stall lasts, from the time returned on."""
+        now = trio.current_time()
         self._pace_end = float("inf")
-        self._scope.deadline = trio.current_time() + self._stall
+        self._scope.deadline = now + self._stall
+        return now
 
-    @contextmanager
+    @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Exchange a request and its response in here: what stalls is given up.
 
@@ -251,7 +256,7 @@ class Connection:
         """Receive some bytes; 0 when the server closed the connection."""
         while True:
             try:
-                count = self._socket.recv_into(buffer)
+                count = self._receive_now(buffer)
                 break
             except BlockingIOError:
                 wait: _Wait = trio.lowlevel.wait_readable
@@ -264,6 +269,22 @@ class Connection:
             self._since_checkpoint = 0
             await trio.lowlevel.checkpoint()
         return count
+
+    def _receive_now(self, buffer: memoryview) -> int:
+        """Receive what is there; of TLS not just the next record, whose 16 KiB are soon had."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return self._socket.recv_into(buffer)
+        buffer = buffer[:_BURST]
+        filled = self._socket.recv_into(buffer)
+        if not filled:
+            return 0
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            while filled < len(buffer):
+                count = self._socket.recv_into(buffer[filled:])
+                if not count:  # the end comes again when it is asked for
+                    break
+                filled += count
+        return filled
 
     async def send_some(self, view: memoryview) -> int:
         """Send a part of ``view``; how many bytes went."""

@@ -126,6 +126,14 @@ class BlobStore:
         """Whether the credential is known to be good for reading only."""
         return self._keyring.current.read_only
 
+    def statistics(self) -> dict[str, int | float]:
+        """Counters, connections, and how long the store takes to answer."""
+        return {
+            **self.counters,
+            "connections_opened": self._pool.opened,
+            **self._pool.answering.figures("first_byte"),
+        }
+
     async def replace_credential(self, credential: Credential) -> None:
         """Go on with another credential, if the store takes it; else with the one that is there.
 

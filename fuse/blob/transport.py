@@ -28,6 +28,7 @@ from fuse.blob.connection import (
 )
 from fuse.blob.responses import Head, Response
 from fuse.blob.routes import Route
+from fuse.latency import Latencies
 from fuse.volume import Progress
 
 __all__ = [
@@ -60,6 +61,10 @@ class Watch(Protocol):
 class Pool:
     """Connections to one endpoint, and requests over them.
 
+    Attributes:
+        opened: How many connections were made.
+        answering: How long requests waited for the head of the response.
+
     Args:
         endpoint: ``http[s]://host[:port]``; a path in it is ignored.
         limit: Most connections at a time; further requests wait.
@@ -90,6 +95,7 @@ class Pool:
         self._limiter = trio.CapacityLimiter(limit)
         self._last_moved = 0.0
         self.opened = 0
+        self.answering = Latencies()
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed by their requests."""
@@ -242,9 +248,10 @@ class Pool:
         watch: Watch | None,
         limit: int,
     ) -> Response:
-        connection.expect_silence()
+        asked = connection.expect_silence()
         scratch, end = await self._receive_head(connection)
         self._last_moved = trio.current_time()
+        self.answering.add(self._last_moved - asked)
         collected = Head()
         parser = httptools.HttpResponseParser(collected)
         parser.feed_data(bytes(scratch[:end]))

@@ -212,8 +212,8 @@ class BlobVolume:
         return Space()
 
     def statistics(self) -> dict[str, int | float]:
-        """Requests, bytes, retries, errors."""
-        return dict(self._store.counters)
+        """Requests, bytes, retries, errors, latencies."""
+        return self._store.statistics()
 
     # -- internals ----------------------------------------------------------------------------
 

@@ -399,3 +399,24 @@ def test_opening_many_names_without_listing_costs_a_request_a_file(spec, short_p
         shutil.rmtree(second.path / name)
     if spec["kind"] == "blob":
         assert spent < 140, f"{spent} requests for 100 files"
+
+
+def test_statistics_say_what_reading_cost(storage, blob_container, short_path):
+    spec = volume_spec("blob", storage, blob_container, None)
+    with driver(spec, short_path) as mounted:
+        (mounted.path / "f").write_bytes(bytes(3 * MIB))
+    with driver(spec, short_path) as mounted:
+        for _ in range(2):
+            with (mounted.path / "f").open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                assert file.read() == bytes(3 * MIB)
+                window = mounted.stats()["read_ahead_window_bytes"]
+        assert window > 0
+        stats = mounted.stats()
+        assert stats["memory_hits"] >= 1, "the second time"
+        assert 0 < stats["memory_hit_rate"] < 1
+        assert stats["read_wait_count"] >= 1
+        assert 0 < stats["read_wait_p50_ms"] <= stats["read_wait_p99_ms"]
+        assert 0 < stats["first_byte_p50_ms"] <= stats["first_byte_p99_ms"]
+        assert stats["first_byte_count"] <= stats["requests"]
+        assert stats["dominant"] in {"processor", "store", "transfer", "idle"}
