@@ -106,9 +106,9 @@ def _measured(
     for experiment in chosen:
         console.print(f"== {experiment.name}", markup=False, highlight=False)
 
-        def tell(number: int, trial: Trial, found: Sample | BenchError) -> None:
+        def tell(number: int, trial: Trial, found: Sample | Exception) -> None:
             nonlocal failed
-            failed |= isinstance(found, BenchError)
+            failed |= isinstance(found, Exception)
             said = f"  {number + 1} {trial.name}: {_said(found)}"
             console.print(said, markup=False, highlight=False, soft_wrap=True)
 
@@ -136,9 +136,9 @@ def _memory_budget() -> int:
     return MountOptions(mountpoint=nowhere, cache_directory=nowhere).memory_budget
 
 
-def _said(found: Sample | BenchError) -> str:
-    if isinstance(found, BenchError):
-        return f"failed: {found}"
+def _said(found: Sample | Exception) -> str:
+    if isinstance(found, Exception):
+        return f"failed: {str(found) or type(found).__name__}"
     parts = [f"{name} {report.number(value)}" for name, value in found.metrics.items()]
     costs = found.costs
     if costs.cpu_driver is not None:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from bench import programs, usage
+from bench import mounting, programs, usage
 from bench.errors import BenchError
 from bench.servers import Service
 from bench.waiting import wait_until
@@ -95,15 +96,21 @@ class Ours:
         begin = time.monotonic()
         _call(command, environment)
         seconds = time.monotonic() - begin
+        states = list((place / "run").glob("*/state.json"))
+        if len(states) != 1:
+            raise BenchError(f"{len(states)} drivers say that they are mounted in {place}")
+        pid = int(json.loads(states[0].read_text())["pid"])
         try:
-            states = list((place / "run").glob("*/state.json"))
-            if len(states) != 1:
-                raise BenchError(f"{len(states)} drivers say that they are mounted in {place}")
-            pid = int(json.loads(states[0].read_text())["pid"])
             yield Mounted(mountpoint, (pid,), service, seconds)
-        finally:
             _call([program, "unmount", os.fspath(mountpoint)], environment)
-            wait_until(lambda: not os.path.ismount(mountpoint), _PATIENCE, "ours: unmounting")
+        except BenchError as error:
+            said = (place / "driver.log").read_text(errors="replace").strip()
+            raise BenchError(f"{error}; the driver's log ends with: {said[-500:]}") from error
+        finally:
+            if mounting.is_there(mountpoint):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                mounting.detach(mountpoint)
 
 
 class Rclone:
@@ -257,26 +264,19 @@ def _foreground(
     with process:
         try:
             wait_until(
-                lambda: os.path.ismount(mountpoint) or died(), _PATIENCE, f"{name}: mounting"
+                lambda: mounting.is_there(mountpoint) or died(), _PATIENCE, f"{name}: mounting"
             )
             if died():
                 raise BenchError(f"{name} failed: {log.read_text(errors='replace')[-500:].strip()}")
             seconds = time.monotonic() - begin
-            pids = [process.pid] if process.poll() is None else list(usage.fuse_servers() - before)
-            yield Mounted(mountpoint, pids, None, seconds)
+            serving = usage.fuse_servers() - before
+            # One that stays is in its session; one that goes into the background leaves it.
+            pids = serving.intersection(usage.session(process.pid)) or serving
+            yield Mounted(mountpoint, sorted(pids), None, seconds)
         finally:
-            if os.path.ismount(mountpoint):
-                _unmount(name, mountpoint)
+            mounting.unmount(mountpoint, _PATIENCE)
             if process.poll() is None:
                 try:
                     process.wait(_PATIENCE / 4)
                 except subprocess.TimeoutExpired:
                     process.kill()
-
-
-def _unmount(name: str, mountpoint: Path) -> None:
-    def unmounted() -> bool:
-        subprocess.run(["umount", os.fspath(mountpoint)], capture_output=True, check=False)
-        return not os.path.ismount(mountpoint)
-
-    wait_until(unmounted, _PATIENCE, f"{name}: unmounting")

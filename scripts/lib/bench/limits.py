@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import programs
+from bench import mounting, programs
 from bench.contenders import Mounted
 from bench.errors import BenchError
 from bench.servers import Service
@@ -138,4 +138,5 @@ class NullDriver:
             finally:
                 if process.poll() is None:
                     process.kill()
-                    subprocess.run(["umount", "-l", mountpoint], capture_output=True, check=False)
+                if mounting.is_there(mountpoint):
+                    mounting.detach(mountpoint)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 
 from bench.errors import BenchError
 from bench.experiments import Sample, Trial
 
 #: Told of each measurement: the round (from 0), the trial, its sample or why there is none.
-Listener = Callable[[int, Trial, Sample | BenchError], None]
+Listener = Callable[[int, Trial, Sample | Exception], None]
 
 
 def run(trials: Sequence[Trial], rounds: int, tell: Listener) -> dict[str, list[Sample]]:
@@ -33,7 +34,7 @@ def run(trials: Sequence[Trial], rounds: int, tell: Listener) -> dict[str, list[
                 continue
             try:
                 sample = trial.measure()
-            except BenchError as error:
+            except (BenchError, OSError, subprocess.SubprocessError) as error:
                 failed.add(trial.name)
                 samples[trial.name] = []
                 tell(number, trial, error)

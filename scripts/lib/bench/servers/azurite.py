@@ -16,6 +16,9 @@ from azure.storage.blob import (
 )
 
 from agent.dev import storage
+from agent.dev.errors import DevStorageError
+from agent.dev.servers import AZURITE
+from bench.errors import BenchError
 from bench.servers import Service
 
 
@@ -61,10 +64,14 @@ def running(directory: Path) -> Iterator[AzuriteServer]:
     """Start Azurite; stop it at the end.
 
     Raises:
-        agent.dev.errors.DevStorageError: It does not start.
+        BenchError: It does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        yield AzuriteServer(storage.up(directory, services=[storage.SERVERS[0]]))
+        account = storage.up(directory, services=[AZURITE])
+    except DevStorageError as error:
+        raise BenchError(f"{error}") from error
+    try:
+        yield AzuriteServer(account)
     finally:
         storage.down(directory)

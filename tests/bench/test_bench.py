@@ -1,0 +1,161 @@
+"""The benchmark itself, with next to no data: that it runs, and that it sees wrong bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import data, limits, programs, readers
+from bench.contenders import Mounted, Peer
+from bench.data import TINY
+from bench.errors import BenchError
+from bench.servers import Service
+from bench.trials import check_again, check_digests, read
+from bench.workbench import Workbench
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def workbench(short_path):
+    with Workbench(short_path, TINY) as made:
+        yield made
+
+
+def bench(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        env=programs.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_row_from_the_command_to_the_json(short_path):
+    result = short_path / "rows.json"
+    peer = f"linked={sys.executable} -c 'raise SystemExit(3)' {{dir}}"
+    done = bench("read/1 reader, cold [static]", "--tiny", "--json", str(result), "--peer", peer)
+    # The peer fails, which is told, and takes nobody else along.
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "linked: failed" in done.stdout
+    rows = json.loads(result.read_text())
+    assert [row["row"] for row in rows] == [
+        "random 4 KiB, 1 reader, cold: p50",
+        "random 4 KiB, 1 reader, cold: peak RSS",
+    ]
+    row = rows[0]
+    assert set(row["peers"]) == {"rclone plain", "rclone full"}
+    assert set(row["limits"]) == {"null driver", "bare request"}
+    assert row["ours"]["median"] > 0
+    assert row["ours"]["requests"] >= 1
+    assert row["ours"]["peak_rss"] > 1 << 20
+    assert row["met"] in {True, False}
+    assert not [line for line in Path("/proc/mounts").read_text().splitlines() if "bench-" in line]
+
+
+def test_what_there_is_can_be_listed_without_doing_it():
+    done = bench("--list", "read/first")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "read/first bytes of files of 1 GiB, cold [static]",
+        "read/first bytes of files of 1 GiB, cold [static+tls]",
+    ]
+
+
+def test_an_unknown_suite_is_refused():
+    assert bench("writing").returncode == 2
+
+
+@pytest.mark.parametrize("text", ["x", "=mount {dir}", "name=mount there"])
+def test_a_peer_is_a_name_and_a_command_with_a_directory(text):
+    with pytest.raises(ValueError, match="NAME=COMMAND"):
+        Peer.parse(text)
+
+
+def test_a_peer_may_go_into_the_background(workbench):
+    """batchai-mount itself, as somebody else's program."""
+    workbench.published("one", lambda root: (root / "a").write_bytes(b"abc"))
+    program = programs.SCRIPTS / "batchai-mount"
+    peer = Peer.parse(
+        f"other={program} blob {{endpoint}}/{{container}} {{dir}} --auth anonymous --ro"
+        " --cache-dir {cache}/c --log-file {cache}/log"
+    )
+    with (
+        workbench.place() as place,
+        peer.mounted(workbench.service("static"), "one", place) as mounted,
+    ):
+        assert (mounted.path / "a").read_bytes() == b"abc"
+        assert len(mounted.pids) == 1
+        assert b"fuse.main" in Path(f"/proc/{mounted.pids[0]}/cmdline").read_bytes()
+
+
+def test_wrong_bytes_are_seen(tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    data.write_noise(good, 1 << 20)
+    shutil.copy(good, bad)
+    with bad.open("r+b") as file:
+        file.seek(1 << 19)
+        file.write(b"?!?!")
+    check_again([good], [data.digest(good)], "good")
+    with pytest.raises(BenchError, match="wrong bytes"):
+        check_again([bad], [data.digest(good)], "bad")
+    expected = [data.digest(good, offset=1 << 19, size=4096)]
+    done = read(Mounted(tmp_path), [readers.pieces(bad, [1 << 19], 4096)], work=1)
+    with pytest.raises(BenchError, match="wrong bytes"):
+        check_digests(done.reports, expected, "bad")
+
+
+def test_a_reader_that_fails_says_why(tmp_path):
+    with pytest.raises(BenchError, match="No such file"):
+        readers.run([readers.whole([tmp_path / "absent"])])
+
+
+@pytest.mark.parametrize("name", ["static", "static+tls", "static+5ms"])
+def test_the_static_server_answers_and_counts(workbench, name):
+    def build(root):
+        (root / "d").mkdir()
+        data.write_noise(root / "d" / "noise", 100_000)
+
+    workbench.published("noise", build)
+    service = workbench.service(name)
+    assert service.name == name
+    before = service.traffic()
+    found = limits.fetch(service, "noise", limits.parts("d/noise", 100_000, 30_000), connections=2)
+    assert found.bytes == 100_000
+    if name == "static+5ms":
+        assert found.median_latency >= 0.005
+    traffic = service.traffic() - before
+    assert traffic.requests == 4 + 2  # two open the connections
+    assert 100_000 < traffic.wire_bytes < 110_000
+    assert traffic.listings == 0
+
+
+def test_the_static_server_has_no_blob_where_a_directory_is(workbench):
+    workbench.published("tree", lambda root: (root / "d").mkdir())
+    with pytest.raises(BenchError, match="HTTP 404"):
+        limits.fetch(workbench.service("static"), "tree", [("d", 0, 1)], connections=1)
+
+
+def test_an_unknown_service_is_refused(workbench):
+    with pytest.raises(BenchError, match="no service"):
+        workbench.service("elsewhere")
+
+
+def test_a_place_leaves_nothing_behind(workbench):
+    with workbench.place() as place:
+        (place / "cache").mkdir()
+    assert not place.exists()
+
+
+def test_the_services_token_is_not_shown():
+    service = Service("s", "http://h/a", "a", "sig=secret", None, lambda: None, list)
+    assert "secret" not in repr(replace(service, name=os.fspath(Path("t"))))
