@@ -34,6 +34,10 @@ _BLOCK = 4096
 #: Noise at the front of the files whose first bytes are read.
 _FRONT = data.MIB
 
+#: Ours through the same proxy, which then only forwards: what differs is the delay alone, and not
+#: the CPU time that a proxy takes from a small machine.
+_UNDELAYED = "ours, 0 ms"
+
 _STREAMS = 4
 _RANDOM_READERS = 16
 
@@ -183,13 +187,13 @@ def _distant(milliseconds: int) -> Experiment:
 
         yield [
             *mounts(workbench, far, measure),
-            Trial("ours, no delay", "limit", lambda: here(near)),
-            Trial("ours, proxy alone", "limit", lambda: here(proxy)),
+            Trial(_UNDELAYED, "limit", lambda: here(proxy)),
+            Trial("ours, no proxy", "limit", lambda: here(near)),
             _bare_stream(far, "large", [source], _FAR),
         ]
 
     server = f"static+{milliseconds}ms"
-    targets = (at_least(0.9, "ours, no delay"),) if milliseconds == 20 else ()
+    targets = (at_least(0.9, _UNDELAYED),) if milliseconds == 20 else ()
     return Experiment(
         suite=SUITE,
         title="sequential, 1 stream, cold",
