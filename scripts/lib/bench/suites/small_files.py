@@ -67,7 +67,7 @@ class _Files:
         return Sample(metrics, last.costs, {name: done.costs for name, done in epochs.items()})
 
 
-def small_files(server: str) -> Experiment:
+def epochs(server: str) -> Experiment:
     """All epochs, by readers who have listed the directories: a data loader."""
 
     @contextlib.contextmanager
@@ -136,7 +136,7 @@ def small_files(server: str) -> Experiment:
     )
 
 
-def unlisted_files(server: str) -> Experiment:
+def unlisted(server: str) -> Experiment:
     """The first epoch by readers who know the names from elsewhere."""
 
     @contextlib.contextmanager
