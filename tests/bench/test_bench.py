@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench import data, limits, programs, readers
+from bench import data, limits, programs, readers, usage
 from bench.contenders import Mounted, Peer
 from bench.data import TINY
 from bench.errors import BenchError
@@ -43,7 +44,16 @@ def bench(*arguments):
 def test_a_row_from_the_command_to_the_json(short_path):
     result = short_path / "rows.json"
     peer = f"linked={sys.executable} -c 'raise SystemExit(3)' {{dir}}"
-    done = bench("read/1 reader, cold [static]", "--tiny", "--json", str(result), "--peer", peer)
+    done = bench(
+        "read/1 reader, cold [static]",
+        "--tiny",
+        "--json",
+        str(result),
+        "--peer",
+        peer,
+        "--work",
+        str(short_path),
+    )
     # The peer fails, which is told, and takes nobody else along.
     assert done.returncode == 1, done.stdout + done.stderr
     assert "linked: failed" in done.stdout
@@ -59,7 +69,8 @@ def test_a_row_from_the_command_to_the_json(short_path):
     assert row["ours"]["requests"] >= 1
     assert row["ours"]["peak_rss"] > 1 << 20
     assert row["met"] in {True, False}
-    assert not [line for line in Path("/proc/mounts").read_text().splitlines() if "bench-" in line]
+    assert str(short_path) not in Path("/proc/mounts").read_text()
+    assert [path.name for path in short_path.iterdir()] == ["rows.json"]
 
 
 def test_what_there_is_can_be_listed_without_doing_it():
@@ -112,6 +123,16 @@ def test_wrong_bytes_are_seen(tmp_path):
     done = read(Mounted(tmp_path), [readers.pieces(bad, [1 << 19], 4096)], work=1)
     with pytest.raises(BenchError, match="wrong bytes"):
         check_digests(done.reports, expected, "bad")
+
+
+def test_cpu_time_is_that_of_the_process_and_fine():
+    before = usage.cpu_seconds([os.getpid()])
+    own = time.process_time()
+    while time.process_time() < own + 0.002:
+        pass
+    used = usage.cpu_seconds([os.getpid()]) - before
+    assert used >= 0.002
+    assert usage.cpu_seconds([2**22 + 1]) == 0  # beyond the kernel's largest pid
 
 
 def test_a_reader_that_fails_says_why(tmp_path):
