@@ -261,6 +261,13 @@ def _foreground(
     def died() -> bool:
         return process.poll() not in {None, 0}
 
+    def serving() -> set[int]:
+        """One that stays is in its session; one that goes into the background leaves it."""
+        found = usage.fuse_servers() - before
+        return found.intersection(usage.session(process.pid)) or (
+            set() if process.poll() is None else found
+        )
+
     with process:
         try:
             wait_until(
@@ -269,10 +276,9 @@ def _foreground(
             if died():
                 raise BenchError(f"{name} failed: {log.read_text(errors='replace')[-500:].strip()}")
             seconds = time.monotonic() - begin
-            serving = usage.fuse_servers() - before
-            # One that stays is in its session; one that goes into the background leaves it.
-            pids = serving.intersection(usage.session(process.pid)) or serving
-            yield Mounted(mountpoint, sorted(pids), None, seconds)
+            # fusermount3 mounts first, and only then hands the connection over.
+            wait_until(lambda: bool(serving()), _PATIENCE, f"{name}: serving its mount")
+            yield Mounted(mountpoint, sorted(serving()), None, seconds)
         finally:
             mounting.unmount(mountpoint, _PATIENCE)
             if process.poll() is None:

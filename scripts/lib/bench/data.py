@@ -24,6 +24,7 @@ class Scale:
         small_files: How many small files.
         small_size: Bytes of each.
         directories: In how many directories they are.
+        scattered: Bytes of the file that is read at random.
         random_reads: Reads of 4 KiB of each reader.
         firsts: Files whose first bytes are read.
         names: Blobs that are listed.
@@ -37,7 +38,8 @@ class Scale:
     small_files: int = 10_000
     small_size: int = 100_000
     directories: int = 100
-    random_reads: int = 500
+    scattered: int = 1024 * MIB
+    random_reads: int = 64
     firsts: int = 32
     names: int = 100_000
     written_files: int = 2_000
@@ -52,7 +54,7 @@ QUICK = Scale(
     stream=64 * MIB,
     small_files=2_000,
     directories=20,
-    random_reads=100,
+    random_reads=25,
     firsts=16,
     names=20_000,
     written_files=300,
@@ -67,6 +69,7 @@ TINY = Scale(
     small_files=20,
     small_size=1_000,
     directories=2,
+    scattered=4 * MIB,
     random_reads=5,
     firsts=2,
     names=20,

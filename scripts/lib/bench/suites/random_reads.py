@@ -12,12 +12,13 @@ from bench.contenders import Contender
 from bench.experiments import Experiment, Figure, Sample, Trial
 from bench.rows import Costs, at_least, at_most
 from bench.servers import Service
-from bench.suites.large_file import CONTAINER, large_file
 from bench.trials import BareClient, check_digests, mounts, read
 from bench.workbench import Workbench
 
 #: Bytes of a read.
 _BLOCK = 4096
+
+_CONTAINER = "scattered"
 
 #: Noise at the front of the files whose first bytes are read.
 _FRONT = data.MIB
@@ -36,7 +37,7 @@ def _scattered(
     count = len(expected)
 
     def measure(contender: Contender, service: Service, place: Path) -> Sample:
-        with contender.mounted(service, CONTAINER, place) as mounted:
+        with contender.mounted(service, _CONTAINER, place) as mounted:
             path = mounted.path / source.name
             path.stat()
             wanted = [readers.pieces(path, offsets, _BLOCK) for offsets in tasks]
@@ -58,7 +59,7 @@ def _block_digest(source: Path, offset: int) -> str:
 def _bare_pieces(
     service: Service, source: Path, offsets: Sequence[int], connections: int, name: str
 ) -> Trial:
-    client = BareClient(service, CONTAINER, [connections])
+    client = BareClient(service, _CONTAINER, [connections])
     ranges = [(source.name, offset, _BLOCK) for offset in offsets]
 
     def measure() -> Sample:
@@ -73,11 +74,15 @@ def _bare_pieces(
 
 
 def _random_trials(workbench: Workbench, server: str, readers_count: int, name: str) -> list[Trial]:
-    source = large_file(workbench)
+    def build(root: Path) -> Path:
+        data.write_noise(root / "scattered.bin", workbench.scale.scattered)
+        return root / "scattered.bin"
+
+    source = workbench.published(_CONTAINER, build)
     service = workbench.service(server)
     count = workbench.scale.random_reads
     tasks = [
-        data.offsets(count, workbench.scale.large, _BLOCK, seed)
+        data.offsets(count, workbench.scale.scattered, _BLOCK, seed)
         for seed in range(1, readers_count + 1)
     ]
     flat = [offset for offsets in tasks for offset in offsets]

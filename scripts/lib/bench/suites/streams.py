@@ -13,7 +13,6 @@ from bench.errors import BenchError
 from bench.experiments import Experiment, Figure, Sample, Trial
 from bench.rows import at_least
 from bench.servers import Service
-from bench.suites.large_file import CONTAINER, large_file
 from bench.trials import BareClient, check_again, mounts, read
 from bench.workbench import Workbench
 
@@ -30,7 +29,18 @@ _NEAR, _FAR = (1, 2, 4, 8), (16, 32)
 #: the CPU time that a proxy takes from a small machine.
 _UNDELAYED = "ours, 0 ms"
 
+_CONTAINER = "large"
 _STREAMS = 4
+
+
+def _large_file(workbench: Workbench) -> Path:
+    """The file behind the static server."""
+
+    def build(root: Path) -> Path:
+        data.write_noise(root / "large.bin", workbench.scale.large)
+        return root / "large.bin"
+
+    return workbench.published(_CONTAINER, build)
 
 
 def _streamed(
@@ -78,12 +88,12 @@ def sequential(server: str) -> Experiment:
 
     @contextlib.contextmanager
     def prepare(workbench: Workbench) -> Iterator[list[Trial]]:
-        source = large_file(workbench)
+        source = _large_file(workbench)
         service = workbench.service(server)
-        measure = _streamed(CONTAINER, [source], [data.digest(source)])
+        measure = _streamed(_CONTAINER, [source], [data.digest(source)])
         yield [
             *mounts(workbench, service, measure, null_root=source.parent),
-            _bare_stream(service, CONTAINER, [source], _NEAR),
+            _bare_stream(service, _CONTAINER, [source], _NEAR),
         ]
 
     targets = [at_least(2.5, "rclone")]
@@ -141,11 +151,11 @@ def distant(milliseconds: int) -> Experiment:
 
     @contextlib.contextmanager
     def prepare(workbench: Workbench) -> Iterator[list[Trial]]:
-        source = large_file(workbench)
+        source = _large_file(workbench)
         near = workbench.service("static")
         far = workbench.service(server)
         proxy = workbench.service("static+0ms")
-        measure = _streamed(CONTAINER, [source], [data.digest(source)])
+        measure = _streamed(_CONTAINER, [source], [data.digest(source)])
 
         def here(service: Service) -> Sample:
             with workbench.place() as place:
@@ -155,7 +165,7 @@ def distant(milliseconds: int) -> Experiment:
             *mounts(workbench, far, measure),
             Trial(_UNDELAYED, "limit", lambda: here(proxy)),
             Trial("ours, no proxy", "limit", lambda: here(near)),
-            _bare_stream(far, CONTAINER, [source], _FAR),
+            _bare_stream(far, _CONTAINER, [source], _FAR),
         ]
 
     server = f"static+{milliseconds}ms"
