@@ -24,6 +24,9 @@ from bench.waiting import wait_until
 #: Seconds for a mount to come up, and to go away.
 _PATIENCE = 60.0
 
+#: The variable by which a peer's processes are known.
+_MARK = "BATCHAI_BENCH_MOUNT"
+
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
@@ -247,11 +250,13 @@ def _foreground(
     """A program that mounts, whether it stays or goes into the background."""
     if shutil.which(command[0]) is None:
         raise BenchError(f"{command[0]} is not installed: scripts/setup --with-bench")
-    before = usage.fuse_servers()
+    # Its processes keep it in their environment, wherever they go.
+    mark = f"{_MARK}={mountpoint}"
     begin = time.monotonic()
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
+            env={**os.environ, _MARK: os.fspath(mountpoint)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -261,12 +266,8 @@ def _foreground(
     def died() -> bool:
         return process.poll() not in {None, 0}
 
-    def serving() -> set[int]:
-        """One that stays is in its session; one that goes into the background leaves it."""
-        found = usage.fuse_servers() - before
-        return found.intersection(usage.session(process.pid)) or (
-            set() if process.poll() is None else found
-        )
+    def serving() -> list[int]:
+        return usage.fuse_servers(mark)
 
     with process:
         try:
@@ -278,7 +279,7 @@ def _foreground(
             seconds = time.monotonic() - begin
             # fusermount3 mounts first, and only then hands the connection over.
             wait_until(lambda: bool(serving()), _PATIENCE, f"{name}: serving its mount")
-            yield Mounted(mountpoint, sorted(serving()), None, seconds)
+            yield Mounted(mountpoint, serving(), None, seconds)
         finally:
             mounting.unmount(mountpoint, _PATIENCE)
             if process.poll() is None:

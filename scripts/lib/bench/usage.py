@@ -41,32 +41,33 @@ def peak_rss(pids: Iterable[int]) -> int:
     return total
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session, which daemons of a program that was started in one stay in."""
-    return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[3]) == leader]
-
-
 def children(parent: int) -> list[int]:
     """Direct children of a process."""
     return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[1]) == parent]
 
 
-def fuse_servers() -> set[int]:
-    """Processes that have ``/dev/fuse`` open."""
-    found = set()
-    for pid in _pids():
-        try:
-            descriptors = list((_PROC / str(pid) / "fd").iterdir())
-        except OSError:
-            continue
-        for descriptor in descriptors:
-            try:
-                if os.readlink(descriptor) == "/dev/fuse":  # noqa: PTH115 -- many, and cheap so
-                    found.add(pid)
-                    break
-            except OSError:
-                continue
-    return found
+def fuse_servers(mark: str) -> list[int]:
+    """Processes that have ``/dev/fuse`` open and ``NAME=value`` in their environment."""
+    return [pid for pid in _pids() if _has(pid, mark) and _serves(pid)]
+
+
+def _has(pid: int, mark: str) -> bool:
+    try:
+        return os.fsencode(mark) in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _serves(pid: int) -> bool:
+    directory = _PROC / str(pid) / "fd"
+    try:
+        for descriptor in directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if descriptor.readlink() == Path("/dev/fuse"):
+                    return True
+    except OSError:
+        return False
+    return False
 
 
 def _pids() -> list[int]:
