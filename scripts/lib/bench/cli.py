@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from bench import report, rounds
+from bench import markdown, plots, report, rounds
 from bench.contenders import Peer
 from bench.data import FULL, QUICK, TINY
 from bench.errors import BenchError
@@ -36,6 +36,10 @@ FAILED, MISSED = 1, 2
 @click.option("--quick", is_flag=True, help="Less data, fewer rounds.")
 @click.option("--tiny", is_flag=True, hidden=True, help="For tests: next to no data.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the rows there.")
+@click.option(
+    "--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write tables there."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw plots (SVG) into there.")
 @click.option("--peer", "peers", multiple=True, metavar="'NAME=COMMAND … {dir}'")
 @click.option("--rounds", "wanted_rounds", type=click.IntRange(1), help="In place of 5 (or 3).")
 @click.option("--work", type=click.Path(path_type=Path), help="Directory for data; else TMPDIR.")
@@ -47,6 +51,8 @@ def main(
     quick: bool,
     tiny: bool,
     json_file: Path | None,
+    markdown_file: Path | None,
+    plot: Path | None,
     peers: tuple[str, ...],
     wanted_rounds: int | None,
     work: Path | None,
@@ -78,8 +84,16 @@ def main(
     if json_file is not None:
         # The rows are the document: a list, as its readers expect.
         json_file.write_text(json.dumps([row.as_dict() for row in rows], indent=1) + "\n")
-    report.show(rows, console)
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}"
+    if markdown_file is not None:
+        today = time.strftime("%Y-%m-%d", time.gmtime(begun))
+        words = " ".join(["scripts/bench", *suites, *(["--quick"] if quick else [])])
+        about = f"`{words}` on {today}, {machine}; medians, with the smallest and the largest."
+        markdown_file.write_text(markdown.tables(rows, about))
+    if plot is not None:
+        for path in plots.draw(rows, plot):
+            console.print(f"drawn: {path}", markup=False, highlight=False, soft_wrap=True)
+    report.show(rows, console)
     console.print(f"{machine}; {time.time() - begun:.0f} s", highlight=False)
     if failed:
         sys.exit(FAILED)
