@@ -130,7 +130,7 @@ def _measured(
             with experiment.prepare(workbench) as trials:
                 count = min(wanted, experiment.rounds or wanted)
                 samples = rounds.run(trials, count, tell)
-        except BenchError as error:
+        except (BenchError, OSError) as error:
             failed = True
             console.print(f"  failed: {error}", markup=False, highlight=False)
             continue

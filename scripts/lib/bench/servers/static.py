@@ -158,10 +158,8 @@ class StaticServer:
         return usage.children(self._process.pid)
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop reading its log."""
         self._log.close()
-        self._process.terminate()
-        self._process.wait(10)
 
 
 @contextlib.contextmanager
@@ -207,9 +205,8 @@ def running(directory: Path) -> Iterator[StaticServer]:
             )
             if process.poll() is not None:
                 raise BenchError(f"nginx did not start: {errors.read_text()[-500:]}")
-            server = StaticServer(directory, process, port, tls_port)
-            yield server
-            server.close()
+            with contextlib.closing(StaticServer(directory, process, port, tls_port)) as server:
+                yield server
         finally:
-            if process.poll() is None:
-                process.kill()
+            # Not SIGKILL: the master ends its workers.
+            process.terminate()
