@@ -52,7 +52,7 @@ class MemoryVolume:
             for name in files:
                 file = Path(parent, name)
                 found = file.stat()
-                self._data[prefix + name] = _loaded(file, found.st_size)
+                self._data[prefix + name] = _loaded(file, found)
                 version = f'"{found.st_mtime_ns:x}"'
                 time = found.st_mtime_ns
                 attributes = Attributes(Kind.FILE, found.st_size, time, time, version)
@@ -127,11 +127,13 @@ class MemoryVolume:
         return refused
 
 
-def _loaded(path: Path, size: int) -> memoryview:
-    if size <= _SMALL:
+def _loaded(path: Path, found: os.stat_result) -> memoryview:
+    if found.st_size <= _SMALL:
         return memoryview(path.read_bytes())
+    # A hole would take memory for nothing (stat(2): blocks of 512 bytes).
+    sparse = found.st_blocks * 512 < found.st_size
+    flags = mmap.MAP_SHARED | (0 if sparse else mmap.MAP_POPULATE)
     with path.open("rb") as file:
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         return memoryview(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
 
 
