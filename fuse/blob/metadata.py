@@ -63,6 +63,28 @@ def attributes(
     )
 
 
+def plain(
+    size: int, version: str, changed: int, headers: tuple[tuple[str, str], ...]
+) -> Attributes:
+    """Attributes of a blob without metadata: a file, and nobody's.
+
+    Args:
+        size: In bytes.
+        version: Its ETag, with quotes.
+        changed: When it was modified last, nanoseconds since the epoch.
+        headers: As :attr:`fuse.volume.Attributes.headers`.
+    """
+    return Attributes(
+        Kind.FILE,
+        size,
+        changed,
+        changed,
+        version,
+        headers=headers,
+        fixed=0 if ("x-ms-blob-type", "BlockBlob") in headers else _fixed_by(headers, size),
+    )
+
+
 def changed(
     metadata: Iterable[tuple[str, str]],
     changes: Changes,
@@ -131,6 +153,10 @@ def _fixed(blob_type: str | None, size: int) -> int:
     if blob_type == "PageBlob":
         return sys.maxsize
     return size if blob_type == "AppendBlob" else 0
+
+
+def _fixed_by(headers: tuple[tuple[str, str], ...], size: int) -> int:
+    return _fixed(dict(headers).get("x-ms-blob-type"), size)
 
 
 def _number(text: str | None) -> int | None:
