@@ -8,14 +8,17 @@ the directory is read from its beginning again (readdir(3) allows both).
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileNameT, ReaddirToken
 
 from fuse.handles import DirectoryHandle
 from fuse.inodes import Inode, InodeTable
-from fuse.namespace import Namespace
+from fuse.namespace import Listed, Namespace
+from fuse.volume import Kind
 
 #: ``.`` and ``..`` come first. They take a position each and count for no look-up.
 DOTS = (b".", b"..")
@@ -27,16 +30,14 @@ async def begin(names: Namespace, handle: DirectoryHandle) -> None:
     if not handle.inode.linked:  # removed, and therefore empty
         return
     async with names.lock.shared(handle.inode):
-        entries, changes, expires = await names.list(handle.inode)
-    handle.entries, handle.changes, handle.expires = entries, changes, expires
-    handle.asked = expires - names.timeout
+        handle.listed = await names.list(handle.inode)
 
 
 def end(handle: DirectoryHandle) -> None:
     """Let the snapshot go."""
-    if handle.changes is not None:
-        handle.inode.names.unwatch(handle.changes)
-    handle.entries, handle.changes = (), None
+    if handle.listed.changes is not None:
+        handle.inode.names.unwatch(handle.listed.changes)
+    handle.listed = Listed()
 
 
 async def reply(
@@ -54,15 +55,25 @@ async def reply(
         shown = entry(above if position else directory)
         if not pyfuse3.readdir_reply(token, FileNameT(DOTS[position]), shown, position + 1):
             return
-    for position in range(max(start - len(DOTS), 0), len(handle.entries)):
-        found = handle.entries[position]
-        if handle.changes is not None and handle.changes.get(found.name) is False:
+    listed = handle.listed
+    changes = {} if listed.changes is None else listed.changes
+    beginning = listed.pages[0][1] if listed.pages else 0.0
+    first = max(start - len(DOTS), 0)
+    pages = iter(listed.pages[bisect_right(listed.pages, first, key=itemgetter(0)) :])
+    end, asked = first, beginning
+    for position in range(first, len(listed.entries)):
+        while position >= end:
+            end, asked = next(pages)
+        found = listed.entries[position]
+        name, attributes = found.name, found.attributes
+        if changes.get(name) is False:
             continue
-        node = await names.observe(
-            directory, found.name, found.attributes, handle.asked, handle.expires
-        )
-        name = FileNameT(os.fsencode(found.name))
-        if not pyfuse3.readdir_reply(token, name, entry(node), position + len(DOTS) + 1):
+        # That there is a directory may have been said by any page.
+        known = beginning if attributes.kind is Kind.DIRECTORY else asked
+        told = directory, name, attributes, known, known + names.timeout
+        node = names.observe_now(*told) or await names.observe(*told)
+        encoded = FileNameT(os.fsencode(name))
+        if not pyfuse3.readdir_reply(token, encoded, entry(node), position + len(DOTS) + 1):
             inodes.release(node)
             return
         node.lookups += 1

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
 from fuse.content import Content
 from fuse.errors import fail
 from fuse.inodes import Inode
+from fuse.namespace import Listed
 from fuse.readahead import ReadAhead
-from fuse.volume import Entry
 
 
 @dataclass(slots=True)
@@ -49,18 +49,12 @@ class DirectoryHandle:
     Attributes:
         inode: The directory.
         pid: Thread that opened it; 0 when it is not known.
-        entries: What the listing had.
-        changes: Names that were made (True) or removed (False) here since it was begun.
-        asked: When it was begun (trio's clock).
-        expires: Until when its attributes may be believed.
+        listed: What the listing had.
     """
 
     inode: Inode
     pid: int = 0
-    entries: Sequence[Entry] = ()
-    changes: dict[str, bool] | None = None
-    asked: float = 0.0
-    expires: float = 0.0
+    listed: Listed = field(default_factory=Listed)
 
 
 Handle = TypeVar("Handle")

@@ -9,8 +9,10 @@ newer than what is known: a commit or a rename of ours may have overtaken it
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import trio
 
@@ -22,12 +24,34 @@ from fuse.volume import Attributes, Entry, Volume
 #: After this many questions about single names of a directory the next one lists it instead.
 PROBES = 16
 
-#: A directory with more entries than this (one page of Azure Blob) is asked about name by name.
+#: A directory with more entries than this (one page of Azure Blob) is asked about name by name,
+#: until there were as many questions as a fraction of its entries: listing it costs less then.
 LISTABLE = 5000
+FRACTION = 50
+
+#: No directory with more entries than this is listed for the sake of single names: it would be kept
+#: in memory.
+LARGEST = 200_000
 
 #: A directory that was made here, with no more entries than this, is listed for the first name
 #: that it is not known to have: that costs what the question costs, and answers the next ones too.
 RELISTABLE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A listing for a program.
+
+    Attributes:
+        entries: What it had.
+        changes: What is changed here from its beginning on.
+        pages: Of each page of it where it ends among the entries, and when it was asked for
+            (trio's clock): of a large directory, the first may be old when the last arrives.
+    """
+
+    entries: Sequence[Entry] = ()
+    changes: dict[str, bool] | None = None
+    pages: Sequence[tuple[int, float]] = ()
 
 
 class Namespace:
@@ -114,15 +138,11 @@ class Namespace:
             asked: When it was asked (trio's clock).
             expires: Until when that may be believed.
         """
-        while True:
-            node = parent.children.get(name)
-            if node is None:
-                break
-            if node.is_local or self._known_at(node) > asked:
-                return node
+        while (known := self.observe_now(parent, name, attributes, asked, expires)) is None:
+            node = parent.children[name]
             content = node.content
-            if content is None or not node.opens or content.base.version == attributes.version:
-                break
+            if content is None:
+                raise AssertionError("only what is open is asked about")
             base = content.base
             if attributes.kind is node.attributes.kind and await self._volume.continues(
                 parent.child_path(name), base, attributes
@@ -132,21 +152,37 @@ class Namespace:
                     await content.rebase(attributes)
             elif self._unchanged(node, parent, name) and content.base is base:
                 self._inodes.supersede(node)
+        return known
+
+    def observe_now(
+        self, parent: Inode, name: str, attributes: Attributes, asked: float, expires: float
+    ) -> Inode | None:
+        """As :meth:`observe`, or None where the store has to be asked about an open file."""
+        node = parent.children.get(name)
+        if node is not None:
+            if node.is_local or self._known_at(node) > asked:
+                return node
+            content = node.content
+            if content is not None and node.opens and content.base.version != attributes.version:
+                return None
         return self._inodes.remember(parent, name, attributes, expires)
 
-    async def list(self, directory: Inode) -> tuple[Sequence[Entry], dict[str, bool], float]:
+    async def list(self, directory: Inode) -> Listed:
         """List a directory for a program.
 
-        Returns:
-            The entries; what is changed here from the beginning of the listing on (the caller ends
-            that with ``directory.names.unwatch``); until when the entries may be believed.
+        Whoever calls ends the collection of changes with ``directory.names.unwatch``.
         """
         expires = self.expiry()
         changes = directory.names.watch()
+        entries: list[Entry] = []
+        pages: list[tuple[int, float]] = []
+        asked = expires - self.timeout
         try:
-            entries = [
-                entry async for page in self._volume.list(directory.path()) for entry in page
-            ]
+            async with aclosing(self._volume.list(directory.path())) as answers:
+                async for page in answers:
+                    entries.extend(page)
+                    pages.append((len(entries), asked))
+                    asked = trio.current_time()
         except BaseException:
             directory.names.unwatch(changes)
             raise
@@ -155,7 +191,7 @@ class Namespace:
             directory.names.filled(known, changes, expires - self.timeout, self.timeout)
         else:
             directory.names.overfilled(len(entries))
-        return entries, changes, expires
+        return Listed(entries, changes, pages)
 
     def empty(self, directory: Inode) -> None:
         """Note that a directory was made just now: there is nothing in it yet."""
@@ -194,7 +230,7 @@ class Namespace:
         if not self.timeout:
             return
         small = unknown and names.ours and (names.listed or 0) <= RELISTABLE
-        if not small and (names.probes <= PROBES or (names.listed or 0) > LISTABLE):
+        if not small and names.probes <= _worthwhile(names.listed or 0):
             return
         async with names.lock:
             # Whoever held the lock may have listed it; names that a fresh listing lacks are few.
@@ -206,19 +242,30 @@ class Namespace:
         asked = trio.current_time()
         expires = asked + self.timeout
         found: dict[str, Attributes] = {}
+        # It is not known how large it is where the last listing was given up.
+        limit = min(LARGEST, max(LISTABLE, 2 * (parent.names.listed or 0)))
         with parent.names.watched() as changes:
             async with aclosing(self._volume.list(parent.path())) as pages:
                 async for page in pages:
                     found.update((entry.name, entry.attributes) for entry in page)
-                    if len(found) > LISTABLE:
+                    if len(found) > limit:
                         break  # more than it saves
             for name, attributes in found.items():
                 # What nobody has asked for needs no inode.
-                if name in parent.children:
+                if name in parent.children and not self.observe_now(
+                    parent, name, attributes, asked, expires
+                ):
                     await self.observe(parent, name, attributes, asked, expires)
-            if len(found) > LISTABLE:
+            if len(found) > limit:
                 parent.names.overfilled(len(found))
                 return
             parent.names.filled(found, changes, asked, self.timeout)
         for name in parent.children:
             parent.names.hints.pop(name, None)
+
+
+def _worthwhile(listed: int) -> int:
+    """How many questions about single names of a directory cost as much as listing it does."""
+    if listed <= LISTABLE:
+        return PROBES
+    return sys.maxsize if listed > LARGEST else max(PROBES, listed // FRACTION)

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from fuse.inodes import InodeTable
-from fuse.namespace import LISTABLE, PROBES, Namespace
+from fuse.namespace import FRACTION, LISTABLE, PROBES, Namespace
 from fuse.volume import Attributes, Entry, Kind
 
 
@@ -67,13 +67,41 @@ async def test_names_that_are_not_there_list_once_a_time_out(autojump_clock):
     assert volume.lists == 1
 
 
-async def test_too_many_entries_are_asked_about_one_by_one(autojump_clock):
+async def test_a_few_names_of_a_very_large_directory_are_asked_about_one_by_one(autojump_clock):
     volume, table, names = namespace(LISTABLE + 2000)
-    for _epoch in range(2):
-        for number in range(200):
-            await names.find(table.root, str(number))
-        await trio.sleep(11)
-    assert volume.lists == 1
+    for number in range(100):
+        await names.find(table.root, str(number))
+    assert (volume.stats, volume.lists) == (PROBES + 84, 1)
+
+
+async def test_many_names_of_a_very_large_directory_cost_a_few_listings(autojump_clock):
+    volume, table, names = namespace(4 * LISTABLE)
+    for number in range(4 * LISTABLE):
+        await names.find(table.root, str(number))
+    assert volume.stats <= 4 * LISTABLE // FRACTION * 3
+    assert volume.lists <= 5
+    await trio.sleep(11)
+    volume.stats = volume.lists = 0
+    for number in range(4 * LISTABLE):
+        await names.find(table.root, str(number))
+    assert (volume.stats, volume.lists) == (4 * LISTABLE // FRACTION, 1)
+
+
+async def test_each_page_is_believed_from_when_it_was_asked_for(autojump_clock):
+    volume, table, names = namespace(LISTABLE + 1000)
+    whole = volume.list
+
+    async def slowly(path):
+        async for page in whole(path):
+            await trio.sleep(3)
+            yield page
+
+    volume.list = slowly
+    began = trio.current_time()
+    listed = await names.list(table.root)
+    assert [end for end, _ in listed.pages] == [1000, 2000, 3000, 4000, 5000, 6000]
+    assert [asked - began for _, asked in listed.pages] == [0, 3, 6, 9, 12, 15]
+    table.root.names.unwatch(listed.changes)
 
 
 async def test_a_time_out_of_zero_always_asks(autojump_clock):
