@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import ResourceExistsError, ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 
 from agent.dev import azurite
@@ -16,12 +16,13 @@ from tests.support.waiting import eventually
 
 
 @contextlib.contextmanager
-def azurite_with_tokens(directory, account, key):
+def azurite_with_tokens(directory, account, key, port=None):
     """Its endpoint; a container `data` is made. The certificate is `directory/server.pem`."""
     server = directory / "server.pem"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     command = [
         *azurite.find(),
         *azurite.arguments(data=directory / "data", port=port),
@@ -40,9 +41,12 @@ def azurite_with_tokens(directory, account, key):
         ) as service:
 
             def up():
-                with contextlib.suppress(AzureError):
-                    service.create_container("data")
-                    return True
+                with contextlib.suppress(ResourceExistsError):
+                    try:
+                        service.create_container("data")
+                    except ServiceRequestError:
+                        return False
+                return True
 
             eventually(up, deadline=30)
         yield endpoint
