@@ -84,7 +84,7 @@ class Ours:
         mountpoint = _made(place)
         credential = place / "credential"
         credential.touch(mode=0o600)
-        credential.write_text(f"?{service.sas}\n")
+        credential.write_text(f"{service.key or f'?{service.sas}'}\n")
         environment = {**os.environ, "BATCHAI_MOUNT_RUN_DIR": os.fspath(place / "run")}
         program = os.fspath(programs.SCRIPTS / "batchai-mount")
         command = [

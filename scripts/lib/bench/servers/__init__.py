@@ -39,6 +39,8 @@ class Service:
         account: Its name.
         sas: A token that opens all of it, without ``?``.
         authority: File with the certificate to trust, where it is TLS.
+        key: The account's key where it has one. To copy a blob whose address has a token, Azurite
+            first downloads all of it; so ours takes the key, which rclone 1.60 cannot with Azurite.
         traffic: What went over the wire so far; None where nobody counts.
         pids: The server's processes.
     """
@@ -50,3 +52,4 @@ class Service:
     authority: Path | None
     traffic: Callable[[], Traffic | None]
     pids: Callable[[], Sequence[int]]
+    key: str | None = field(default=None, repr=False)

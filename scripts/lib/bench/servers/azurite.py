@@ -49,6 +49,7 @@ class AzuriteServer:
             authority=None,
             traffic=lambda: None,
             pids=lambda: found,
+            key=self._account.key,
         )
 
     def container(self, name: str) -> ContainerClient:
