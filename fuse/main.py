@@ -1,7 +1,6 @@
 """The command ``batchai-mount``.
 
-The driver itself is its subcommand ``run``; the others start, ask and end drivers. What only one
-of them needs is imported when it runs.
+The driver itself is its subcommand ``run``; the others start, ask and end drivers.
 """
 
 # ruff: noqa: D301 (\b is an escape: click's mark for "leave these lines as they are")
@@ -9,12 +8,12 @@ of them needs is imported when it runs.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 
 import click
 
-from fuse.cli import completing, instructed, mounting, operating, recovering
 from fuse.cli.errors import exit_code, report
 from fuse.errors import MountError
 
@@ -30,7 +29,44 @@ M_MMAP_THRESHOLD = -3
 LARGE_BUFFER = 1 << 20
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+#: Command → where it is; what only one of them needs is imported for that one.
+COMMANDS = {
+    "blob": "mounting:blob",
+    "share": "mounting:share",
+    "list": "operating:list_mounts",
+    "show": "operating:show_mount",
+    "stats": "operating:stats",
+    "flush": "operating:flush",
+    "unmount": "operating:unmount",
+    "recover": "recovering:recover",
+    "credential": "operating:credential",
+    "completion": "completing:completion",
+    "run": "instructed:run",
+    "ls": "instructed:list_directory",
+    "cat": "instructed:cat",
+}
+
+
+class Commands(click.Group):
+    """Imports a command when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's
+        """All names, sorted as click sorts them."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's
+        """The command of a name."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(f"fuse.cli.{module}"), name)
+        return command
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="batchai-node-agent", prog_name=PROGRAM)
 def cli() -> None:
     """Mount Azure Blob containers and Azure file shares.
@@ -56,24 +92,6 @@ def cli() -> None:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     # Else glibc raises the threshold by itself, and keeps buffers of megabytes in its heap.
     libc.mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER)
-
-
-for command in (
-    mounting.blob,
-    mounting.share,
-    operating.list_mounts,
-    operating.show_mount,
-    operating.stats,
-    operating.flush,
-    operating.unmount,
-    recovering.recover,
-    operating.credential,
-    completing.completion,
-    instructed.run,
-    instructed.list_directory,
-    instructed.cat,
-):
-    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

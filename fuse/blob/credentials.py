@@ -1,8 +1,7 @@
 """Proving to the store who we are: account key, SAS, token, or nothing at all.
 
-A credential signs requests as azure-core describes them, so that ours and the SDK's are signed by
-the same code. The SDK is always made without a credential; :mod:`fuse.blob.sdk` signs what it
-sends. That is what makes it possible to replace a credential under a running mount.
+A credential signs requests as azure-core describes them, one by one: that is what makes it possible
+to replace it under a running mount.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from azure.core.credentials import AccessToken, TokenCredential
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.core.pipeline import PipelineContext, PipelineRequest
 from azure.core.pipeline.transport import HttpRequest
-from azure.storage.blob import BlobServiceClient
-from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
 
 from fuse.blob.errors import first_line, store_error
 from fuse.blob.retrying import Failure
@@ -124,6 +121,9 @@ class SharedKey(_Static):
             raise MountError(
                 "InvalidOption", "credential.accountKey is not base64", "copy it once more"
             ) from None
+        # Imported here: a mount that needs no key comes up sooner without it.
+        from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
+
         self._policy = SharedKeyCredentialPolicy(account, key)  # type: ignore[no-untyped-call]
         self._ranges = RangeSigner(account, key)
 
@@ -360,6 +360,9 @@ def from_connection_string(text: str) -> Connected:
     Raises:
         MountError: InvalidOption; never with a part of it in the text.
     """
+    from azure.storage.blob import BlobServiceClient  # as above
+    from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
+
     try:
         client = BlobServiceClient.from_connection_string(text.strip())
     except (ValueError, KeyError, TypeError):

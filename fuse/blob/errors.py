@@ -8,14 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import ssl
-
-from azure.core.exceptions import (
-    AzureError,
-    HttpResponseError,
-    ServiceRequestError,
-    ServiceResponseError,
-)
 
 from fuse.errors import MountError
 
@@ -145,46 +137,6 @@ def to_oserror(
     reason = f"{os.strerror(number)} (HTTP {status} {code or 'without a code'}"
     reason += f", request {request_id})" if request_id else ")"
     return store_error(number, reason, path, status=status, code=code, request_id=request_id)
-
-
-def from_sdk(error: AzureError, path: str) -> StoreError:
-    """The errno for what the SDK raised."""
-    if isinstance(error, HttpResponseError) and error.status_code is not None:
-        headers = getattr(error.response, "headers", {}) or {}
-        code = getattr(error, "error_code", None) or headers.get("x-ms-error-code")
-        return to_oserror(
-            error.status_code,
-            str(getattr(code, "value", code)) if code else None,
-            path,
-            headers.get("x-ms-request-id"),
-        )
-    if isinstance(error, ServiceRequestError | ServiceResponseError):
-        fault = certificate_fault(error)
-        if fault is not None:
-            return store_error(errno.EIO, fault, path)
-        return store_error(
-            errno.ETIMEDOUT if "timed out" in str(error).lower() else errno.EIO,
-            f"the store does not answer: {first_line(error)}",
-            path,
-        )
-    return store_error(errno.EIO, first_line(error), path)
-
-
-def certificate_fault(error: BaseException) -> str | None:
-    """What is wrong with the server's certificate, where that is at the bottom of ``error``."""
-    seen: set[int] = set()
-    pending: list[object] = [error]
-    while pending:
-        one = pending.pop()
-        if not isinstance(one, BaseException) or id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return f"the server's certificate is not trusted: {one.verify_message}"
-        # The SDK, requests and urllib3 wrap each other's in attributes of their own.
-        wrapped = (getattr(one, name, None) for name in ("inner_exception", "reason"))
-        pending += [one.__cause__, one.__context__, *one.args, *wrapped]
-    return None
 
 
 def kind(error: StoreError) -> str:

@@ -1,6 +1,6 @@
-"""Requests to one container: bulk bytes and most else over our transport, the rest by the SDK.
+"""Requests to one container, over our own transport.
 
-Whatever way a request goes, it is signed with the credential of the moment, tried again under one
+Each is signed with the credential of the moment, tried again under one
 deadline (:mod:`fuse.blob.retrying`), counted, and its failure becomes one log line and one
 :class:`fuse.blob.errors.StoreError`.
 """
@@ -13,16 +13,14 @@ import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import trio
-from azure.core.exceptions import AzureError
 
-from fuse.blob import checks, errors, sdk
+from fuse.blob import checks, errors
 from fuse.blob.connection import STALL_TIMEOUT
 from fuse.blob.credentials import Credential, Keyring, SharedKey
-from fuse.blob.errors import StoreError, from_sdk, mount_error, store_error, to_oserror
+from fuse.blob.errors import StoreError, mount_error, store_error, to_oserror
 from fuse.blob.requests import SAFE, Request, new_id, signed
 from fuse.blob.retrying import DEADLINE, Failure, Operation, Patience, Retrier, retry_after
 from fuse.blob.routes import Route
@@ -33,8 +31,6 @@ from fuse.blob.transport import (
     TransportError,
 )
 from fuse.volume import Progress
-
-Result = TypeVar("Result")
 
 MIB = 1024 * 1024
 
@@ -95,10 +91,6 @@ class BlobStore:
         self._keyring = Keyring(credential)
         self._retrier = Retrier(self.counters, deadline)
         self._pool = Pool(self.endpoint, limit=connections, route=route, stall=stall)
-        self._threads = trio.CapacityLimiter(16)
-        self.client = sdk.container_client(
-            self.endpoint, container, keyring=self._keyring, route=route, patience=stall
-        )
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -114,7 +106,6 @@ class BlobStore:
             yield self
         finally:
             self._pool.close()
-            await trio.to_thread.run_sync(self.client.close)
 
     @property
     def credential(self) -> str:
@@ -174,27 +165,6 @@ class BlobStore:
         """A blob as the source of a copy inside the store."""
         plain = f"{self._origin}{self._base_path}/{quote(path)}"
         return self._keyring.current.copy_source(plain)
-
-    async def call(
-        self, path: str, function: Callable[..., Result], *args: Any, **kwargs: Any
-    ) -> Result:
-        """Call the SDK in a thread, again where that may help; its errors are about ``path``."""
-        name = getattr(getattr(function, "func", function), "__name__", "call")
-        bound = functools.partial(function, *args, **kwargs)
-
-        async def attempt(patience: Patience) -> Result:
-            generation = self._keyring.generation
-            await self._keyring.current.ready()
-            self.counters["requests"] += 1
-            patience.started()
-            try:
-                return await trio.to_thread.run_sync(
-                    bound, abandon_on_cancel=True, limiter=self._threads
-                )
-            except AzureError as error:
-                raise await self._sdk_failure(error, path, generation) from error
-
-        return await self._retrier.run(Operation(name=name, path=path, changes=True), attempt)
 
     async def get_range(
         self, path: str, etag: str, offset: int, buffer: memoryview, progress: Progress
@@ -401,22 +371,6 @@ class BlobStore:
             maybe_done=again and errors.may_be_done(error.status),
             retry_after=asked,
             client_request_id=client_request_id,
-        )
-
-    async def _sdk_failure(self, error: AzureError, path: str, generation: int) -> Failure:
-        found = from_sdk(error, path)
-        headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        if found.status >= 300:
-            return await self._refused(
-                found, self._keyring, generation, asked=retry_after(headers.get("Retry-After"))
-            )
-        if errors.certificate_fault(error) is not None:
-            return Failure(found, kind="certificate")
-        return Failure(
-            found,
-            kind="timeout" if found.errno == errno.ETIMEDOUT else "connection",
-            again=True,
-            maybe_done=True,
         )
 
 

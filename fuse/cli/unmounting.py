@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fuse import connections, kernel
+from fuse import connections
 from fuse.cli.asking import ask
 from fuse.cli.errors import refusing, warn
 from fuse.cli.mounted import Mounted, Process
@@ -34,8 +34,7 @@ def unmount(found: Mounted, timeout: float | None) -> None:
     """
     process = found.process
     if found.directory is None and found.status == "other":
-        with refusing(f"cannot unmount {found.mountpoint}"):
-            kernel.detach(found.mountpoint)
+        _detach(found)
         return
     if found.status in {"dead", "left"}:
         _take_off(found)
@@ -95,8 +94,15 @@ def watched(label: str, directory: Path) -> Iterator[Callable[[], None]]:
 
 def _take_off(found: Mounted) -> None:
     if found.mount is not None:
-        with refusing(f"cannot unmount {found.mountpoint}"):
-            kernel.detach(found.mountpoint)
+        _detach(found)
+
+
+def _detach(found: Mounted) -> None:
+    # Imported here: it logs, and what it takes to log costs the other commands half of their start.
+    from fuse import kernel
+
+    with refusing(f"cannot unmount {found.mountpoint}"):
+        kernel.detach(found.mountpoint)
 
 
 def _forget(found: Mounted) -> None:

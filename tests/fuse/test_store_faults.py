@@ -240,20 +240,6 @@ async def test_the_service_is_given_the_time_that_it_asks_for(
     assert pauses == [7, retrying.LONGEST_ASKED]
 
 
-async def test_the_sdks_calls_go_the_same_way(storage, proxy, blob_container):
-    async with opened(storage, proxy, blob_container, deadline=4) as store:
-        await put(store)
-        for fault in (faults.refuse(), faults.answer(503, "ServerBusy", 0.1), faults.stall()):
-            proxy.once(fault, match="comp=list")
-            names = await store.call("", lambda: list(store.client.list_blob_names()))
-            assert names == ["blob"]
-        assert store.counters["retries"] == 3
-        proxy.once(faults.lose_answer(), method="DELETE")
-        with pytest.raises(FileNotFoundError) as caught:
-            await store.call("blob", store.client.delete_blob, "blob")
-        assert caught.value.uncertain
-
-
 async def test_a_pool_of_stalled_connections_lets_others_through(storage, proxy, blob_container):
     async with opened(storage, proxy, blob_container, deadline=4, connections=2) as store:
         etag = await put(store)
