@@ -7,6 +7,7 @@ the directory is read from its beginning again (readdir(3) allows both).
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_right
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from operator import itemgetter
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileNameT, ReaddirToken
 
+from fuse.errors import fail
 from fuse.handles import DirectoryHandle
 from fuse.inodes import Inode, InodeTable
 from fuse.namespace import Listed, Namespace
@@ -30,7 +32,14 @@ async def begin(names: Namespace, handle: DirectoryHandle) -> None:
     if not handle.inode.linked:  # removed, and therefore empty
         return
     async with names.lock.shared(handle.inode):
-        handle.listed = await names.list(handle.inode)
+        try:
+            handle.listed = await names.list(handle.inode)
+        except FileNotFoundError as error:
+            if not getattr(error, "volume_gone", False):
+                raise
+            # C libraries take ENOENT for the end of a directory that was removed while it was open
+            # (readdir(3) of glibc): a mirror of a lost container would delete everything.
+            fail(errno.EIO, handle.inode.name, error.strerror)
 
 
 def end(handle: DirectoryHandle) -> None:

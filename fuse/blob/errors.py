@@ -86,6 +86,11 @@ class StoreError(OSError):
     request_id = ""
     uncertain = False
 
+    @property
+    def volume_gone(self) -> bool:
+        """Whether it is the container that is missing, and not a name in it."""
+        return self.code in _CONTAINER_GONE
+
 
 class _MissingError(StoreError, FileNotFoundError):
     pass
