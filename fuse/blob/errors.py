@@ -24,6 +24,7 @@ _BY_CODE = {
     "ContainerBeingDeleted": errno.ENOENT,
     "ContainerNotFound": errno.ENOENT,
     "InsufficientAccountPermissions": errno.EACCES,
+    "InvalidAuthenticationInfo": errno.EACCES,  # HTTP 400 where both keys and tokens are taken
     "InvalidBlobType": errno.EOPNOTSUPP,
     "InvalidRange": errno.ESTALE,
     "InvalidResourceName": errno.EINVAL,
@@ -85,6 +86,11 @@ class StoreError(OSError):
     code = ""
     request_id = ""
     uncertain = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is the credential that was refused, or that may not do this."""
+        return self.status in {401, 403} or self.errno == errno.EACCES
 
     @property
     def volume_gone(self) -> bool:
@@ -207,7 +213,7 @@ def mount_error(
                 else ""
             ),
         )
-    if error.status in {401, 403} or error.errno == errno.EACCES:
+    if error.refused:
         return MountError(
             "AuthenticationFailed",
             f"account '{account}' refused the credentials ({credential}) for container "

@@ -361,7 +361,7 @@ class BlobStore:
     ) -> Failure:
         """What an answer that is an error means for the operation."""
         again = error.status in errors.RETRIED or error.code in errors.RETRIED_CODES
-        if error.status in {401, 403}:
+        if error.refused:
             again = await keyring.renewed_since(generation)
             if not again and (fault := keyring.current.fault()) is not None:
                 error.strerror = f"{error.strerror}: {fault}"
