@@ -45,11 +45,13 @@ class Work:
         begin: When it began, on the monotonic clock.
         seconds: Until its last call returned.
         cpu: CPU seconds of its own, and of programs that it ran.
+        lines: What a program printed, where one was run.
     """
 
     begin: float
     seconds: float
     cpu: float
+    lines: int = 0
 
 
 def write(path: Path, size: int) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def delete(directory: Path, count: int) -> dict[str, Any]:
 
 
 def command(*words: str | Path) -> dict[str, Any]:
-    """A task: run a program; what it prints is of no interest."""
+    """A task: run a program, and count the lines that it prints."""
     return {"kind": "command", "words": [os.fspath(word) for word in words]}
 
 
@@ -130,7 +132,7 @@ def _many(kind: str, directory: Path, count: int) -> dict[str, Any]:
 # -- the program --------------------------------------------------------------------------------
 
 
-def _write(task: dict[str, Any]) -> Callable[[], None]:
+def _write(task: dict[str, Any]) -> Callable[[], int | None]:
     pieces = list(noise(task["size"]))
 
     def go() -> None:
@@ -143,7 +145,7 @@ def _write(task: dict[str, Any]) -> Callable[[], None]:
     return go
 
 
-def _checkpoint(task: dict[str, Any]) -> Callable[[], None]:
+def _checkpoint(task: dict[str, Any]) -> Callable[[], int | None]:
     path = Path(task["path"])
     unfinished = path.with_suffix(".tmp")
     record = memoryview(os.urandom(_RECORD))
@@ -164,7 +166,7 @@ def _checkpoint(task: dict[str, Any]) -> Callable[[], None]:
     return go
 
 
-def _create(task: dict[str, Any]) -> Callable[[], None]:
+def _create(task: dict[str, Any]) -> Callable[[], int | None]:
     directory, content = Path(task["path"]), b"x" * task["size"]
 
     def go() -> None:
@@ -175,7 +177,7 @@ def _create(task: dict[str, Any]) -> Callable[[], None]:
     return go
 
 
-def _stat(task: dict[str, Any]) -> Callable[[], None]:
+def _stat(task: dict[str, Any]) -> Callable[[], int | None]:
     directory = Path(task["path"])
 
     def go() -> None:
@@ -185,7 +187,7 @@ def _stat(task: dict[str, Any]) -> Callable[[], None]:
     return go
 
 
-def _rename(task: dict[str, Any]) -> Callable[[], None]:
+def _rename(task: dict[str, Any]) -> Callable[[], int | None]:
     directory = Path(task["path"])
 
     def go() -> None:
@@ -195,7 +197,7 @@ def _rename(task: dict[str, Any]) -> Callable[[], None]:
     return go
 
 
-def _delete(task: dict[str, Any]) -> Callable[[], None]:
+def _delete(task: dict[str, Any]) -> Callable[[], int | None]:
     directory = Path(task["path"])
 
     def go() -> None:
@@ -205,23 +207,22 @@ def _delete(task: dict[str, Any]) -> Callable[[], None]:
     return go
 
 
-def _command(task: dict[str, Any]) -> Callable[[], None]:
+def _command(task: dict[str, Any]) -> Callable[[], int | None]:
     program, *words = task["words"]
     found = shutil.which(program)
     if found is None:
         raise SystemExit(f"{program} is not installed")
 
-    def go() -> None:
-        done = subprocess.run(
-            [found, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
-        )
+    def go() -> int:
+        done = subprocess.run([found, *words], capture_output=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr.decode(errors="replace")[-500:] or f"{program} failed")
+        return done.stdout.count(b"\n")
 
     return go
 
 
-_KINDS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
+_KINDS: dict[str, Callable[[dict[str, Any]], Callable[[], int | None]]] = {
     "write": _write,
     "checkpoint": _checkpoint,
     "create": _create,
@@ -242,9 +243,9 @@ def main() -> None:
     task = json.loads(sys.stdin.read())
     go = _KINDS[task["kind"]](task)
     cpu, begin = _cpu(), time.monotonic()
-    go()
-    seconds = time.monotonic() - begin
-    print(json.dumps({"begin": begin, "seconds": seconds, "cpu": _cpu() - cpu}))
+    lines = go() or 0
+    seconds, used = time.monotonic() - begin, _cpu() - cpu
+    print(json.dumps({"begin": begin, "seconds": seconds, "cpu": used, "lines": lines}))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import usage
 from bench.contenders import Contender
+from bench.errors import BenchError
 from bench.experiments import Experiment, Figure, Sample, Trial
 from bench.rows import Costs, at_most
 from bench.servers import Service
@@ -38,8 +39,11 @@ def _start() -> Experiment:
         def measure(contender: Contender, service: Service, place: Path) -> Sample:
             with contender.mounted(service, _FEW, place) as mounted:
                 begin = time.monotonic()
-                assert os.listdir(mounted.path) == ["file"]  # noqa: PTH208 -- what ls does
-                return Sample({"seconds": mounted.seconds + time.monotonic() - begin})
+                found = os.listdir(mounted.path)  # noqa: PTH208 -- what ls does
+                seconds = mounted.seconds + time.monotonic() - begin
+                if found != ["file"]:
+                    raise BenchError(f"{contender.name}: ls found {found}")
+                return Sample({"seconds": seconds})
 
         yield mounts(workbench, workbench.service("static"), measure)
 
@@ -64,7 +68,8 @@ def _idle() -> Experiment:
         def measure(contender: Contender, service: Service, place: Path) -> Sample:
             with contender.mounted(service, listing.container(1), place) as mounted:
                 found = sum(len(files) for _, _, files in os.walk(mounted.path))
-                assert found == count
+                if found != count:
+                    raise BenchError(f"{contender.name}: {found} of {count} files were found")
                 meter = Meter(mounted.service, mounted.pids)
                 begin, used = time.monotonic(), usage.cpu_seconds(mounted.pids)
                 time.sleep(seconds)  # that nothing happens is what is measured

@@ -11,6 +11,7 @@ from azure.storage.blob import ContainerClient
 
 from bench import workloads
 from bench.contenders import Contender
+from bench.errors import BenchError
 from bench.experiments import Experiment, Figure, Sample, Trial
 from bench.rows import Costs, at_least, at_most
 from bench.servers import Service
@@ -66,7 +67,8 @@ def _sdk(service: Service, where: str, count: int) -> Sample:
     with ContainerClient.from_container_url(url) as client:
         found = sum(1 for _ in client.list_blobs())
     seconds = time.monotonic() - begin
-    assert found == count, found
+    if found != count:
+        raise BenchError(f"the SDK found {found} of {count} blobs")
     return Sample({"rate": count / seconds}, meter.costs(count, time.process_time() - cpu))
 
 
@@ -80,6 +82,8 @@ def _listing(command: str, title: str, directories: int) -> Experiment:
             with contender.mounted(service, container(directories), place) as mounted:
                 meter = Meter(mounted.service, mounted.pids)
                 done = workloads.run(workloads.command(*_COMMANDS[command](mounted.path)))
+                if done.lines < count:
+                    raise BenchError(f"{contender.name}: {done.lines} lines of {count} entries")
                 costs: Costs = meter.costs(count, done.cpu)
                 metrics = {"rate": count / done.seconds}
                 if costs.requests is not None:

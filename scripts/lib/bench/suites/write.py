@@ -121,7 +121,8 @@ def _large() -> Experiment:
                 client.delete_container()
             seconds, cpu, best = min(tried)
             candidates[:] = [best]
-            return Sample({"rate": size / seconds / MB}, Costs(cpu_all=cpu / work))
+            metrics = {"rate": size / seconds / MB, "connections": float(best)}
+            return Sample(metrics, Costs(cpu_all=cpu / work))
 
         yield [*_trials(workbench, do, RCLONES), Trial("bare block upload", "limit", bare)]
 
