@@ -115,5 +115,4 @@ def _listing(command: str, title: str, directories: int) -> Experiment:
             ),
         ),
         prepare=prepare,
-        rounds=3,
     )

@@ -148,7 +148,6 @@ def _large() -> Experiment:
             ),
         ),
         prepare=prepare,
-        rounds=3,
     )
 
 
@@ -196,7 +195,6 @@ def _small_files() -> Experiment:
             for name in names
         ),
         prepare=prepare,
-        rounds=3,
     )
 
 
@@ -243,7 +241,6 @@ def _repository() -> Experiment:
             Figure(metric="seconds", unit="s", better="lower", targets=(at_most(0.5, "rclone"),)),
         ),
         prepare=prepare,
-        rounds=3,
     )
 
 
