@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from typing import Any
@@ -18,7 +17,6 @@ from urllib.parse import quote, urlsplit
 import trio
 
 from bench import programs
-from bench.errors import BenchError
 from bench.servers import Service
 from fuse.blob.transport import Pool
 
@@ -44,16 +42,7 @@ def upload(service: Service, container: str, size: int, *, connections: int) -> 
         "size": size,
         "connections": connections,
     }
-    done = subprocess.run(
-        programs.command("bare_upload"),
-        env=programs.environment(),
-        input=json.dumps(task).encode(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchError(f"the bare upload failed: {done.stderr.decode()[-500:]}")
-    found = json.loads(done.stdout)
+    found = programs.ask("bare_upload", task, "the bare upload")
     return found["seconds"], found["cpu"]
 
 

@@ -57,16 +57,7 @@ def fetch(
         "ranges": ranges,
         "connections": connections,
     }
-    done = subprocess.run(
-        programs.command("bare"),
-        env=programs.environment(),
-        input=json.dumps(task).encode(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchError(f"the bare client failed: {done.stderr.decode()[-500:]}")
-    found = json.loads(done.stdout)
+    found = programs.ask("bare", task, "the bare client")
     latency = statistics.median(found["latencies"])
     return Fetched(found["seconds"], found["bytes"], found["cpu"], latency)
 

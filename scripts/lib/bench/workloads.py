@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import programs
-from bench.errors import BenchError
 
 _MIB = 1024 * 1024
 
@@ -32,9 +31,6 @@ _NOISE = 64 * _MIB
 
 #: Bytes of a tensor in a checkpoint.
 _RECORD = 16 * _MIB
-
-#: Seconds that a workload may take.
-_PATIENCE = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +104,7 @@ def run(task: dict[str, Any]) -> Work:
     Raises:
         BenchError: It failed, or took too long.
     """
-    try:
-        done = subprocess.run(
-            programs.command("workloads"),
-            env=programs.environment(),
-            input=json.dumps(task).encode(),
-            capture_output=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{task['kind']} took more than {_PATIENCE:g} s") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise BenchError(f"{task['kind']} failed: {lines[-1]}")
-    return Work(**json.loads(done.stdout))
+    return Work(**programs.ask("workloads", task, task["kind"]))
 
 
 def _many(kind: str, directory: Path, count: int) -> dict[str, Any]:
