@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TypeVar
 import structlog
 import trio
 
+from fuse import clock
 from fuse.cache import MemoryCache
 from fuse.diskcache import DiskCache
 from fuse.errors import fail
@@ -386,7 +386,7 @@ class Content:
 
     def _note_change(self, *, touch: bool = True) -> None:
         if touch:
-            self.mtime_ns = time.time_ns()
+            self.mtime_ns = clock.now_ns()
             if self.changes.mtime_ns is not None:  # a write after utimens makes it now again
                 self.changes = replace(self.changes, mtime_ns=None)
         self.modified = True

@@ -7,9 +7,9 @@ set-group-ID bit the group is the directory's, and directories pass the bit on (
 from __future__ import annotations
 
 import stat
-import time
 from typing import Any
 
+from fuse import clock
 from fuse.entries import known_attributes, mode_of
 from fuse.inodes import Inode
 from fuse.options import MountOptions
@@ -30,7 +30,7 @@ def file(parent: Inode, mode: int, ctx: Any, options: MountOptions) -> Changes:
         mode=_unless(stat.S_IMODE(mode), options.file_mode),
         uid=uid,
         gid=gid,
-        mtime_ns=time.time_ns(),
+        mtime_ns=clock.now_ns(),
     )
 
 
@@ -39,14 +39,14 @@ def directory(parent: Inode, mode: int, ctx: Any, options: MountOptions) -> Chan
     uid, gid, group_is_inherited = _ownership(parent, ctx, options)
     bits = stat.S_IMODE(mode) | (stat.S_ISGID if group_is_inherited else 0)
     return Changes(
-        mode=_unless(bits, options.directory_mode), uid=uid, gid=gid, mtime_ns=time.time_ns()
+        mode=_unless(bits, options.directory_mode), uid=uid, gid=gid, mtime_ns=clock.now_ns()
     )
 
 
 def link(parent: Inode, ctx: Any, options: MountOptions) -> Changes:
     """Attributes of a new symbolic link. Arguments as of :func:`file`."""
     uid, gid, _ = _ownership(parent, ctx, options)
-    return Changes(uid=uid, gid=gid, mtime_ns=time.time_ns())
+    return Changes(uid=uid, gid=gid, mtime_ns=clock.now_ns())
 
 
 def _ownership(

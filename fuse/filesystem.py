@@ -33,7 +33,7 @@ import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
-from fuse import capacity, creation, directories, filenames, setattrs, xattrs
+from fuse import capacity, clock, creation, directories, filenames, setattrs, xattrs
 from fuse.answers import answers
 from fuse.cache import MemoryCache
 from fuse.content import Content
@@ -167,7 +167,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 setattrs.change_root(node, changes)
             elif changes:
                 await self.contents.change(node, changes)
-            node.changed_ns = time.time_ns()
+            node.changed_ns = clock.now_ns()
             if fields.update_atime:
                 node.atime_ns = attr.st_atime_ns
             if fields.update_mtime:
@@ -581,7 +581,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                 # There may be no room for it in the store: then setxattr says so, not close.
                 await self.contents.commit(node, content)
             await self.contents.change(node, change(known_attributes(node)))
-            node.changed_ns = time.time_ns()
+            node.changed_ns = clock.now_ns()
 
 
 def _is_write_back(content: Content, offset: int, size: int) -> bool:

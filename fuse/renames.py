@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fuse import clock
 from fuse.contents import Contents
 from fuse.errors import fail
 from fuse.inodes import Inode, InodeTable, is_directory
@@ -121,7 +121,7 @@ class Renames:
 
 def touch(directory: Inode) -> None:
     """Note that a name in a directory changed just now."""
-    directory.touched_ns = time.time_ns()
+    directory.touched_ns = clock.now_ns()
 
 
 def _check_place(node: Inode, parent: Inode) -> None:

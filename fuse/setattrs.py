@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import stat
-import time
 from typing import Any
 
 from pyfuse3 import EntryAttributes
 
+from fuse import clock
 from fuse.inodes import Inode
 from fuse.volume import Changes
 
@@ -37,5 +37,5 @@ def change_root(root: Inode, changes: Changes) -> None:
         uid=known.uid if changes.uid is None else changes.uid,
         gid=known.gid if changes.gid is None else changes.gid,
         mtime_ns=known.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
-        ctime_ns=time.time_ns(),
+        ctime_ns=clock.now_ns(),
     )

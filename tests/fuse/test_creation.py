@@ -89,3 +89,20 @@ def test_a_change_of_attributes_shows_in_the_time_of_change(mount):
             before = path.stat().st_ctime_ns
             change()
             assert path.stat().st_ctime_ns > before
+
+
+def test_times_never_go_back_whoever_says_what_time_it_is(mount):
+    """utimensat(2) without times takes the kernel's time, a write takes the driver's."""
+    with mount() as running:
+        path = running.path / "f"
+        for _ in range(50):
+            with path.open("wb") as file:
+                moments = [os.fstat(file.fileno()).st_mtime_ns]
+                for _ in range(3):
+                    os.utime(file.fileno())
+                    moments.append(os.fstat(file.fileno()).st_mtime_ns)
+                    file.write(b"x")
+                    file.flush()
+                    moments.append(os.fstat(file.fileno()).st_mtime_ns)
+            assert moments == sorted(moments)
+            path.unlink()
