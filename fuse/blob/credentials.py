@@ -1,7 +1,7 @@
 """Proving to the store who we are: account key, SAS, token, or nothing at all.
 
-A credential signs requests as azure-core describes them, one by one: that is what makes it possible
-to replace it under a running mount.
+A credential signs requests one by one: that is what makes it possible to replace it under a running
+mount.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
 import trio
-from azure.core.credentials import AccessToken, TokenCredential
-from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.core.pipeline import PipelineContext, PipelineRequest
-from azure.core.pipeline.transport import HttpRequest
 
 from fuse.blob.errors import first_line, store_error
 from fuse.blob.retrying import Failure
-from fuse.blob.signing import RangeSigner
+from fuse.blob.signing import Signer
 from fuse.errors import MountError
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken, TokenCredential
 
 log = structlog.get_logger("fuse")
 
@@ -63,11 +62,13 @@ class Credential(Protocol):
     async def renew(self) -> bool:
         """After the store refused it: whether there is something newer to try now."""
 
-    def sign(self, request: HttpRequest) -> None:
-        """Add what proves who we are to the request's headers or URL. Any thread may call it."""
+    def sign(self, method: str, target: str, headers: dict[str, str], /) -> str:
+        """Add what proves who we are to the headers, or to the target. Any thread may call it.
 
-    def sign_range(self, target: str, headers: dict[str, str], /) -> str:
-        """The same for a range of a blob (:mod:`fuse.blob.signing` says with which headers).
+        Args:
+            method: GET, PUT, ...
+            target: Path and query of the URL, quoted.
+            headers: All that will be sent.
 
         Returns:
             The target as it is to be sent.
@@ -121,20 +122,11 @@ class SharedKey(_Static):
             raise MountError(
                 "InvalidOption", "credential.accountKey is not base64", "copy it once more"
             ) from None
-        # Imported here: a mount that needs no key comes up sooner without it.
-        from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
+        self._signer = Signer(account, key)
 
-        self._policy = SharedKeyCredentialPolicy(account, key)  # type: ignore[no-untyped-call]
-        self._ranges = RangeSigner(account, key)
-
-    def sign(self, request: HttpRequest) -> None:
-        """By the SDK's own policy."""
-        signing = PipelineRequest(request, PipelineContext(None))
-        self._policy.on_request(signing)  # type: ignore[no-untyped-call]
-
-    def sign_range(self, target: str, headers: dict[str, str]) -> str:
-        """By our own code."""
-        headers["Authorization"] = self._ranges.authorization(target, headers)
+    def sign(self, method: str, target: str, headers: dict[str, str]) -> str:
+        """In a header (:mod:`fuse.blob.signing`)."""
+        headers["Authorization"] = self._signer.authorization(method, target, headers)
         return target
 
 
@@ -166,13 +158,9 @@ class SharedAccessSignature(_Static):
         self._begin = _moment(fields.get("st", [""])[0])
         self._end = _moment(fields.get("se", [""])[0])
 
-    def sign(self, request: HttpRequest) -> None:
+    def sign(self, _method: str, target: str, _headers: dict[str, str]) -> str:
         """The SAS is a part of the URL."""
-        request.url += ("&" if urlsplit(request.url).query else "?") + self._query
-
-    def sign_range(self, target: str, _headers: dict[str, str]) -> str:
-        """In the URL as well."""
-        return f"{target}?{self._query}"
+        return f"{target}{'&' if '?' in target else '?'}{self._query}"
 
     def copy_source(self, url: str) -> str:
         """With the SAS: without another proof the store would not read it."""
@@ -194,10 +182,7 @@ class Anonymous(_Static):
     description = "anonymous access"
     read_only = True
 
-    def sign(self, request: HttpRequest) -> None:
-        """Nothing to add."""
-
-    def sign_range(self, target: str, _headers: dict[str, str]) -> str:
+    def sign(self, _method: str, target: str, _headers: dict[str, str]) -> str:
         """Nothing to add."""
         return target
 
@@ -261,13 +246,8 @@ class Token:
             await self._fetch()
             return True
 
-    def sign(self, request: HttpRequest) -> None:
+    def sign(self, _method: str, target: str, headers: dict[str, str]) -> str:
         """RFC 6750 section 2.1."""
-        assert self._token is not None, "ready() first"
-        request.headers["Authorization"] = f"Bearer {self._token.token}"
-
-    def sign_range(self, target: str, headers: dict[str, str]) -> str:
-        """As every other request."""
         assert self._token is not None, "ready() first"
         headers["Authorization"] = f"Bearer {self._token.token}"
         return target
@@ -294,6 +274,9 @@ class Token:
             log.warning("the token could not be renewed ahead of its end", reason=str(failure))
 
     async def _fetch(self) -> None:
+        # Imported where it is needed: most mounts have a key, and come up sooner without it.
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
+
         with trio.move_on_after(ISSUER_TIMEOUT):
             try:
                 self._token = await trio.to_thread.run_sync(self._ask, abandon_on_cancel=True)
@@ -360,7 +343,8 @@ def from_connection_string(text: str) -> Connected:
     Raises:
         MountError: InvalidOption; never with a part of it in the text.
     """
-    from azure.storage.blob import BlobServiceClient  # as above
+    # A quarter of a second that other mounts do without.
+    from azure.storage.blob import BlobServiceClient
     from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
 
     try:

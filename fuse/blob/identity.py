@@ -7,12 +7,13 @@ mounts have a key.
 from __future__ import annotations
 
 import functools
-from typing import Any
-
-from azure.core.credentials import TokenCredential
+from typing import TYPE_CHECKING, Any
 
 from fuse.blob.routes import AUTHORITIES, Route
 from fuse.spec import Identity
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
 
 #: Kind → what it is called in messages.
 DESCRIPTIONS = {

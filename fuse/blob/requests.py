@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from urllib.parse import quote
 
-from azure.core.pipeline.transport import HttpRequest
-
 from fuse.blob.credentials import Credential
 
 #: Service version of our own requests: any since 2019-12-12 has what they use.
@@ -20,10 +18,6 @@ SERVICE_VERSION = "2021-12-02"
 
 #: Methods that change nothing.
 SAFE = {"GET", "HEAD"}
-
-#: Headers of a request for a range.
-_RANGE = {"x-ms-range", "If-Match"}
-
 
 _PROCESS = str(uuid.uuid4())[:24]
 _numbers = itertools.count(uuid.uuid4().int % (1 << 40))
@@ -63,11 +57,6 @@ class Request:
     needs: Collection[str] = ()
 
     @property
-    def is_range(self) -> bool:
-        """Whether it asks for a range of one version of a blob, and for nothing else."""
-        return self.method == "GET" and not self.query and self.headers.keys() == _RANGE
-
-    @property
     def repeatable(self) -> bool:
         """Whether doing it twice is as good as once; conditions make it so."""
         names = {name.lower() for name in self.headers}
@@ -79,33 +68,24 @@ class Request:
 
 
 def signed(
-    request: Request, credential: Credential, origin: str, base: str, client_request_id: str
+    request: Request, credential: Credential, base: str, client_request_id: str
 ) -> tuple[str, dict[str, str]]:
     """Target and headers as they are sent.
 
     Args:
         request: What to ask.
         credential: Who asks.
-        origin: Scheme and host of the endpoint.
-        base: Path of the container there.
+        base: Path of the container at the endpoint.
         client_request_id: By which the service's logs can be searched.
     """
     path = f"/{quote(request.path)}" if request.path else ""
-    if request.is_range:
-        headers = {
-            **request.headers,
-            "x-ms-version": SERVICE_VERSION,
-            "x-ms-date": _date(int(time.time())),
-            "x-ms-client-request-id": client_request_id,
-        }
-        return credential.sign_range(f"{base}{path}", headers), headers
     query = f"?{request.query}" if request.query else ""
-    message = HttpRequest(request.method, f"{origin}{base}{path}{query}")
-    message.headers.update(request.headers)
-    message.headers["x-ms-version"] = SERVICE_VERSION
-    message.headers["x-ms-date"] = _date(int(time.time()))
-    message.headers["x-ms-client-request-id"] = client_request_id
+    headers = {
+        **request.headers,
+        "x-ms-version": SERVICE_VERSION,
+        "x-ms-date": _date(int(time.time())),
+        "x-ms-client-request-id": client_request_id,
+    }
     if request.method == "PUT":
-        message.headers["Content-Length"] = str(len(request.body))
-    credential.sign(message)
-    return message.url.removeprefix(origin), dict(message.headers)
+        headers["Content-Length"] = str(len(request.body))
+    return credential.sign(request.method, f"{base}{path}{query}", headers), headers

@@ -306,9 +306,7 @@ class BlobStore:
         generation = keyring.generation
         await keyring.current.ready()
         client_request_id = patience.client_request_id = new_id()
-        target, headers = signed(
-            request, keyring.current, self._origin, self._base_path, client_request_id
-        )
+        target, headers = signed(request, keyring.current, self._base_path, client_request_id)
         self.counters["requests"] += 1
         try:
             response = await self._pool.request(

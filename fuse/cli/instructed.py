@@ -35,6 +35,7 @@ def run(*, plain: bool) -> None:
     Prints one JSON line once the mount answers, or once it has failed. The instructions are one
     JSON document on standard input. A second SIGTERM ends at once, and keeps what is not stored.
     """
+    _without_colours()
     # Imported here: commands that only ask a driver start without these libraries.
     import trio
 
@@ -160,6 +161,11 @@ def _once(command: Callable[[VolumeSpec], Awaitable[None]]) -> None:
         _fail({"code": "ReadFailed", "message": str(error), "hint": None}, 1)
     except trio.TooSlowError:
         _fail({"code": "TimedOut", "message": f"no answer in {PATIENCE:.0f} s", "hint": None}, 1)
+
+
+def _without_colours() -> None:
+    """Keep structlog from importing rich: a driver logs JSON, and is there sooner without."""
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # import's own mark of "absent"
 
 
 def _fail(error: dict[str, Any], code: int) -> None:
