@@ -258,7 +258,7 @@ class Pool:
         response = Response(parser.get_status_code(), collected.headers)
         if response.status < 200:
             raise ProtocolError(errno.EPROTO, f"{self.host} answered {response.status}")
-        connection.reusable = parser.should_keep_alive()
+        connection.reusable = _persists(parser, collected)
         rest = scratch[end:]
         length = collected.headers.get("content-length")
         if check is not None:
@@ -366,3 +366,12 @@ class Pool:
                 raise ProtocolError(
                     errno.EPROTO, f"{self.host} sent more than {limit} bytes of an answer"
                 )
+
+
+def _persists(parser: httptools.HttpResponseParser, head: Head) -> bool:
+    """Whether the connection stays open behind this response (RFC 9112 section 9.3)."""
+    if not head.done:
+        return bool(parser.should_keep_alive())
+    # Of a response without a body the parser has forgotten the head already, and says no.
+    options = head.headers.get("connection", "").lower()
+    return parser.get_http_version() == "1.1" and "close" not in options

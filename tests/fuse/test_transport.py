@@ -78,6 +78,26 @@ async def test_a_body_lands_in_the_buffer_and_the_connection_is_used_again():
         pool.close()
 
 
+@pytest.mark.parametrize(
+    ("version", "extra", "opened"),
+    [
+        (b"1.1", b"", 1),
+        (b"1.1", b"Connection: keep-alive\r\n", 1),
+        (b"1.1", b"Connection: Close\r\n", 2),
+        (b"1.0", b"", 2),
+    ],
+)
+async def test_an_answer_without_a_body_ends_no_connection(version, extra, opened):
+    """As every answer to a request that writes is."""
+    created = b"HTTP/%s 201 Created\r\n%sContent-Length: 0\r\n\r\n" % (version, extra)
+    async with faulty_server(created, created) as (url, requests):
+        pool = Pool(url)
+        for _ in range(2):
+            assert (await pool.request("PUT", "/x", {})).status == 201
+        assert (pool.opened, len(requests)) == (opened, 2)
+        pool.close()
+
+
 async def test_a_head_may_come_in_pieces():
     pieces = [bytes([byte]) for byte in ok(b"0123456789")]
     async with faulty_server(pieces) as (url, _):
