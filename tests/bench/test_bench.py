@@ -125,6 +125,27 @@ def test_wrong_bytes_are_seen(tmp_path):
         check_digests(done.reports, expected, "bad")
 
 
+def test_memory_is_watched_while_something_runs(eventually):
+    with usage.watched_memory([os.getpid()]) as seen:
+        eventually(lambda: len(seen) >= 2)
+    assert all(size > 1 << 20 for _, size in seen)
+    assert [seconds for seconds, _ in seen] == sorted(seconds for seconds, _ in seen)
+    with usage.watched_memory([]) as nothing:
+        pass
+    assert nothing == []
+
+
+def test_files_of_each_size_have_a_row_with_its_memory(short_path):
+    result = short_path / "rows.json"
+    arguments = ("--tiny", "--json", str(result), "--work", str(short_path))
+    done = bench("read/files of 16 KiB", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rate, memory = json.loads(result.read_text())
+    assert rate["row"] == "files of 16 KiB, 4 readers, cold"
+    assert set(rate["limits"]) == {"null driver", "bare client"}
+    assert len(memory["timelines"]["ours"]) >= 1
+
+
 def test_cpu_time_is_that_of_the_process_and_fine():
     before = usage.cpu_seconds([os.getpid()])
     own = time.process_time()

@@ -29,7 +29,16 @@ ROWS = [
     row("sequential, 1 stream, cold", "static+20ms", 900.0, 100.0),
     row("sequential, 4 streams, cold", "static", 1100.0, 500.0),
     row("first bytes: after open", "static", 0.5, 2.0, better="lower"),
-    row("sequential, 1 stream, cold: peak RSS", "static", 200.0, 150.0, better="lower"),
+    row("files of 256 KiB, 4 readers, cold", "static", 300.0, 150.0),
+    row("files of 4 MiB, 4 readers, cold", "static", 600.0, 200.0),
+    row(
+        "sequential, 1 stream, cold: peak RSS",
+        "static",
+        200.0,
+        150.0,
+        better="lower",
+        timelines={"ours": [(0.0, 90.0), (1.0, 200.0)], "rclone plain": [(0.0, 40.0)]},
+    ),
 ]
 
 
@@ -51,7 +60,9 @@ def test_plots_are_small_pictures_without_scripts_or_addresses(tmp_path):
     assert {path.name for path in written} == {
         "latency.svg",
         "readers.svg",
+        "sizes.svg",
         "memory.svg",
+        "memory-over-time.svg",
         "beside-rclone.svg",
     }
     for path in written:
@@ -61,6 +72,7 @@ def test_plots_are_small_pictures_without_scripts_or_addresses(tmp_path):
         assert "<script" not in text
         assert len(text) < 60_000
     assert ">20<" in (tmp_path / "plots" / "latency.svg").read_text()
+    assert ">256 KiB<" in (tmp_path / "plots" / "sizes.svg").read_text()
     beside = (tmp_path / "plots" / "beside-rclone.svg").read_text()
     assert "5.00 ×" in beside
     assert "2.00 ×" in beside, "less is better for a latency: the best of rclone took twice as long"

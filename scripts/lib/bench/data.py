@@ -119,6 +119,11 @@ def offsets(count: int, size: int, block: int, seed: int) -> list[int]:
     return [generator.randrange(size // block) * block for _ in range(count)]
 
 
+def words(size: int) -> str:
+    """A number of bytes for people: ``64 KiB``, ``4 MiB``."""
+    return f"{size // MIB} MiB" if size >= MIB else f"{size // 1024} KiB"
+
+
 def digest(path: Path, *, offset: int = 0, size: int | None = None) -> str:
     """Of a file's content, or of a part of it, as the readers make it."""
     hasher = xxhash.xxh3_64()

@@ -28,11 +28,13 @@ class Sample:
         metrics: Its figures by name.
         costs: What it cost for each unit of work.
         costs_of: Other costs for single metrics, where a trial has several phases.
+        memory: The driver's resident memory meanwhile: seconds since the begin, bytes.
     """
 
     metrics: Mapping[str, float]
     costs: Costs = field(default_factory=Costs)
     costs_of: Mapping[str, Costs] = field(default_factory=dict)
+    memory: Sequence[tuple[float, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,4 +173,9 @@ def _memory(
         return []
     found = {name: peaks(name) for name, role in roles.items() if role == "peer"}
     peers = {name: known for name, known in found.items() if known is not None}
-    return [replace(row(figure), ours=ours, peers=peers)]
+    timelines = {
+        name: [(seconds, size / MIB) for seconds, size in samples[name][-1].memory]
+        for name in (OURS, *peers)
+        if samples[name][-1].memory
+    }
+    return [replace(row(figure), ours=ours, peers=peers, timelines=timelines)]

@@ -1,4 +1,4 @@
-"""Plots of the rows, as SVG: how throughput goes with distance and readers, and where ours stands.
+"""Plots of the rows, as SVG: throughput over distance, readers and size; memory; who is ahead.
 
 Text stays text, the ground is transparent, and the colours can be read on light and dark pages.
 """
@@ -12,14 +12,19 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench import data
 from bench.rows import OURS, Row
+from bench.suites import sizes
 
 _STREAM = "sequential, {} stream{}, cold"
 
 #: Milliseconds by which servers hold requests back, by their names.
 _DELAYS = {"static": 0, "static+5ms": 5, "static+20ms": 20, "static+50ms": 50}
 
-_STREAMS = (1, 4)
+_STREAMS = (1, 2, 4, 8)
+
+#: Points that make a curve.
+_LEAST = 2
 
 _PEERS = ("rclone plain", "rclone full")
 
@@ -31,7 +36,7 @@ _COLOURS = {
     "null driver": "#3fb950",
 }
 
-_GREY = "#808080"
+_GREY = "#767676"  # 4.5 : 1 on white and on black
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -70,7 +75,9 @@ def draw(rows: Sequence[Row], directory: Path) -> list[Path]:
         for name, figure in (
             ("latency.svg", _over_latency(rows)),
             ("readers.svg", _over_readers(rows)),
+            ("sizes.svg", _over_sizes(rows)),
             ("memory.svg", _memory(rows)),
+            ("memory-over-time.svg", _memory_over_time(rows)),
             ("beside-rclone.svg", _beside(rows)),
         ):
             if figure is not None:
@@ -99,7 +106,7 @@ def _over_latency(rows: Sequence[Row]) -> Figure | None:
     wanted = _STREAM.format(1, "")
     found = {row.server: _figures(row) for row in rows if row.row == wanted}
     servers = [server for server in _DELAYS if server in found]
-    if len(servers) < len(_STREAMS):
+    if len(servers) < _LEAST:
         return None
     figure, axes = _axes("One stream, cold, MB/s over the delay of each request")
     for name in (OURS, *_PEERS):
@@ -121,23 +128,59 @@ def _over_readers(rows: Sequence[Row]) -> Figure | None:
         for row in rows
         if row.row in titles and row.server == "static"
     }
-    if len(found) < len(_STREAMS):
+    counts = sorted(found)
+    if len(counts) < _LEAST:
         return None
     figure, axes = _axes("Streams of a file each, cold, MB/s of all together")
     names = [name for name in _COLOURS if all(name in figures for figures in found.values())]
     width = 0.8 / len(names)
     for place, name in enumerate(names):
         axes.bar(
-            [group + place * width for group in range(len(_STREAMS))],
-            [found[count][name] for count in _STREAMS],
+            [group + place * width for group in range(len(counts))],
+            [found[count][name] for count in counts],
             width,
             label=name,
             color=_COLOURS[name],
         )
     axes.set_xticks(
-        [group + 0.4 - width / 2 for group in range(len(_STREAMS))],
-        [f"{count} stream{'s' * (count > 1)}" for count in _STREAMS],
+        [group + 0.4 - width / 2 for group in range(len(counts))],
+        [f"{count} stream{'s' * (count > 1)}" for count in counts],
     )
+    axes.grid(axis="y")
+    axes.legend()
+    return figure
+
+
+def _over_sizes(rows: Sequence[Row]) -> Figure | None:
+    titles = {sizes.title(size): size for size in sizes.SIZES}
+    found = {titles[row.row]: _figures(row) for row in rows if row.row in titles}
+    if len(found) < _LEAST:
+        return None
+    figure, axes = _axes("Files of one size, cold, 4 readers: MB/s over the size of a file")
+    for name, colour in _COLOURS.items():
+        points = [(size, figures[name]) for size, figures in sorted(found.items())
+                  if name in figures]  # fmt: skip
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=name, color=colour)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(found), [data.words(size) for size in sorted(found)])
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    axes.legend()
+    return figure
+
+
+def _memory_over_time(rows: Sequence[Row]) -> Figure | None:
+    """Of the first row that has it: the large file."""
+    row = next((row for row in rows if row.timelines), None)
+    if row is None:
+        return None
+    title = row.row.partition(": peak RSS")[0]
+    figure, axes = _axes(f"Resident memory, MiB: {title} [{row.server}]")
+    for name, points in row.timelines.items():
+        axes.plot(*zip(*points, strict=True), label=name, color=_COLOURS.get(name, _GREY))
+    axes.set_xlabel("s")
+    axes.set_ylim(bottom=0)
     axes.grid(axis="y")
     axes.legend()
     return figure

@@ -122,7 +122,11 @@ def at_most(factor: float, of: str | None = None) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the result."""
+    """One line of the result.
+
+    Attributes:
+        timelines: How the figure went in the last round, by contender: seconds, value. Of memory.
+    """
 
     suite: str
     row: str
@@ -134,6 +138,7 @@ class Row:
     peers: Mapping[str, Value] = field(default_factory=dict)
     limits: Mapping[str, Value] = field(default_factory=dict)
     targets: Sequence[Target] = ()
+    timelines: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -186,6 +191,7 @@ class Row:
             "target": self.target,
             "ratios": self.ratios,
             "met": self.met,
+            **({"timelines": dict(self.timelines)} if self.timelines else {}),
         }
 
 

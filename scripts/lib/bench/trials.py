@@ -66,11 +66,13 @@ class Reading:
         reports: One a reader.
         costs: For each unit of work.
         traffic: On the wire, where somebody counts.
+        memory: The driver's resident memory meanwhile: seconds since the begin, bytes.
     """
 
     reports: Sequence[Report]
     costs: Costs
     traffic: Traffic | None
+    memory: Sequence[tuple[float, int]] = ()
 
     @property
     def seconds(self) -> float:
@@ -92,9 +94,10 @@ def read(mounted: Mounted, tasks: Sequence[dict[str, Any]], *, work: float) -> R
         work: Units that CPU time is divided by.
     """
     meter = Meter(mounted.service, mounted.pids)
-    reports = readers.run(tasks)
+    with usage.watched_memory(mounted.pids) as memory:
+        reports = readers.run(tasks)
     costs = meter.costs(work, sum(report.cpu for report in reports))
-    return Reading(reports, costs, meter.traffic())
+    return Reading(reports, costs, meter.traffic(), memory)
 
 
 def check_digests(reports: Sequence[Report], expected: Sequence[str], who: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -13,6 +15,9 @@ _PROC = Path("/proc")
 # Which of a process's clocks (linux/posix-timers_types.h).
 _CPUCLOCK_SCHED = 2
 _KIB = 1024
+
+#: Seconds between two looks at memory.
+_INTERVAL = 0.1
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -39,6 +44,38 @@ def peak_rss(pids: Iterable[int]) -> int:
             if line.startswith("VmHWM:"):
                 total += int(line.split()[1]) * _KIB
     return total
+
+
+@contextlib.contextmanager
+def watched_memory(pids: Collection[int]) -> Iterator[list[tuple[float, int]]]:
+    """Resident memory while the block runs, summed: seconds since its begin, bytes."""
+    seen: list[tuple[float, int]] = []
+    done = threading.Event()
+    begin = time.monotonic()
+
+    def watch() -> None:
+        while True:
+            seen.append((time.monotonic() - begin, sum(_resident(pid) for pid in pids)))
+            if done.wait(_INTERVAL):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if pids:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        if pids:
+            thread.join()
+
+
+def _resident(pid: int) -> int:
+    try:
+        fields = (_PROC / str(pid) / "statm").read_text("ascii").split()
+    except OSError:
+        return 0
+    return int(fields[1]) * mmap.PAGESIZE
 
 
 def children(parent: int) -> list[int]:
