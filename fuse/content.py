@@ -23,7 +23,7 @@ from typing import TypeVar
 import structlog
 import trio
 
-from fuse import clock
+from fuse import clock, unmade
 from fuse.cache import MemoryCache
 from fuse.diskcache import DiskCache
 from fuse.errors import fail
@@ -32,7 +32,7 @@ from fuse.ranges import RangeSet
 from fuse.readahead import ReadAhead
 from fuse.reader import Reader
 from fuse.staging import Stager, Staging
-from fuse.volume import Attributes, Changes, Staged, Volume
+from fuse.volume import Attributes, Changes, Kind, Staged, Volume
 
 log = structlog.get_logger("fuse")
 
@@ -58,6 +58,7 @@ class Content:
         error: Why the last commit in the background failed; reported by the next fsync or close.
         orphaned: The file has been unlinked: nothing is committed any more.
         superseded: Another writer was first: what was written is kept for a person to look at.
+        reserving: Whether the name is about to be made (:mod:`fuse.unmade`).
         users: Number of open handles.
         retry_at: Before this (trio's clock) the background does not try again.
         retry_wait: How long it waited the last time (seconds).
@@ -74,16 +75,18 @@ class Content:
         staging: Staging,
         make_room: Callable[[Content, int], Awaitable[bool]],
         disk: DiskCache | None = None,
+        reserve: Callable[[Content], Awaitable[None]] | None = None,
     ) -> None:
         self.base = base
         self.size = base.size
         self.base_size = base.size
         self.changes = Changes()
-        self.modified = False
-        self.modified_since: float | None = None
+        self.modified = base.unmade
+        self.modified_since = trio.current_time() if base.unmade else None
         self.error: OSError | None = None
         self.orphaned = False
         self.superseded = False
+        self.reserving = False
         self.users = 0
         self.retry_at = 0.0
         self.retry_wait = 0.0
@@ -95,6 +98,8 @@ class Content:
         self._journal = journal
         self._entry: Entry | None = None
         self._make_room = make_room
+        self._reserve = reserve
+        self._making = trio.Lock()
         self._stager = Stager(staging, path, lambda: self.base, self._read_written)
         self._dirty = RangeSet()
         self._lock = trio.Lock()
@@ -111,6 +116,11 @@ class Content:
     def staged(self) -> list[Staged]:
         """What the store has already of the new content."""
         return self._stager.staged
+
+    @property
+    def unmade(self) -> bool:
+        """Whether the store does not have the file yet."""
+        return self.base.unmade and not (self.orphaned or self.superseded)
 
     @property
     def takes_space(self) -> bool:
@@ -188,6 +198,20 @@ class Content:
         async with self._lock:
             self._check_current()
             await self._commit()
+
+    async def reserve(self) -> None:
+        """Make an empty file of the name in the store, if it has none yet. Holds up no writer.
+
+        Raises:
+            OSError: ESTALE when somebody else made one, and something has been done with ours.
+        """
+        async with self._making:
+            if self.unmade:
+                try:
+                    made = await self._volume.create(self._path(), unmade.making(self.base))
+                except FileExistsError:
+                    made = await self._theirs()
+                self._made(made)
 
     def renamed(self) -> None:
         """Note the file's new path, should a crash come before the commit."""
@@ -278,7 +302,14 @@ class Content:
                 # Only needed to know our own work again after a crash; the commit frees the space.
                 if error.errno not in FULL:
                     raise
-        base = await self._volume.commit(self._path(), self.base, self, self.changes)
+        async with self._making:
+            try:
+                base = await self._volume.commit(self._path(), self.base, self, self.changes)
+            except FileExistsError:
+                if not self.base.unmade:
+                    raise
+                self._made(await self._theirs())
+                return
         self._stager.reset()
         self._follow(base)
         self.base_size = self.size
@@ -294,6 +325,29 @@ class Content:
                 # The next mount finds it and sees that the store has this very content.
                 log.warning("a committed file stays in the journal", reason=error.strerror)
             entry.close()
+
+    async def _theirs(self) -> Attributes:
+        """The file that somebody else made of the name, where ours was only opened.
+
+        As if theirs had been there already: open(2) without O_EXCL does not tell.
+        """
+        found = await self._volume.stat(self._path())
+        if self._entry is not None or found.kind is not Kind.FILE:
+            fail(errno.ESTALE, reason="somebody else has made a file of this name")
+        return found
+
+    def _made(self, base: Attributes) -> None:
+        """The store has the file now; what was written goes on over it."""
+        if self._entry is None:
+            self._follow(base)
+            self.size = self.base_size = base.size
+            self.modified, self.modified_since = False, None
+        else:
+            self._entry.rebased(base)
+            mtime_ns = self.mtime_ns
+            self._follow(base)
+            self.mtime_ns = mtime_ns
+        self._stager.resume()
 
     def _follow(self, base: Attributes) -> None:
         self._reader.close()
@@ -337,6 +391,9 @@ class Content:
         self._note_change()
         if not self.orphaned:
             self._stager.wrote(offset, offset + len(data))
+            if self._reserve and not self.reserving and self._stager.holds_back(self.size):
+                self.reserving = True
+                self._nursery.start_soon(self._reserve, self)
         return len(data)
 
     def _truncate(self, size: int) -> None:

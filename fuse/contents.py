@@ -16,6 +16,7 @@ from fuse.inodes import Inode, InodeTable, is_directory
 from fuse.journal import Journal
 from fuse.namespace import Namespace
 from fuse.staging import Staging
+from fuse.unmade import RESERVE_AFTER
 from fuse.volume import Attributes, Changes, Volume
 
 log = structlog.get_logger("fuse")
@@ -87,6 +88,10 @@ class Contents:
             node.content = content
         return content
 
+    def conceive(self, node: Inode) -> None:
+        """Give a file that the store does not have yet its content."""
+        node.content = self._make(node, node.attributes)
+
     def opened(self, node: Inode, content: Content) -> bool:
         """Note a new handle; whether the kernel may keep the pages that it has of the file."""
         node.opens += 1
@@ -146,7 +151,11 @@ class Contents:
         failures: dict[str, str] = {}
         now = trio.current_time()
         for node, content in self._dirty():
-            if not (everything or self._is_due(content, now)):
+            if everything or self._is_due(content, now):
+                bring = content.commit
+            elif _is_hidden(content, now):
+                bring = content.reserve
+            else:
                 continue
             path = path_of(node)
             try:
@@ -154,7 +163,7 @@ class Contents:
                     if content.superseded or content.orphaned:  # meanwhile
                         continue
                     path = path_of(node)
-                    await content.commit()
+                    await bring()
             except OSError as error:
                 content.error = error
                 failures[path] = error.strerror or str(error)
@@ -317,7 +326,23 @@ class Contents:
             self._staging,
             self.make_room,
             self._disk if self._volume.versions_are_immutable else None,
+            lambda content: self._reserve(node, content),
         )
+
+    async def _reserve(self, node: Inode, content: Content) -> None:
+        """Make the name of a file that grows long, so that its blocks can be sent ahead."""
+        try:
+            async with self._names.lock.shared(node):
+                await content.reserve()
+        except OSError as error:
+            # No error of the write: the commit meets it, too, and reports it.
+            log.info(
+                "could not make the name", path=path_of(node), reason=error.strerror or str(error)
+            )
+        else:
+            self._committed(node, content)
+        finally:
+            content.reserving = False
 
     def _dirty(self) -> list[tuple[Inode, Content]]:
         return [
@@ -366,6 +391,8 @@ class Contents:
         return place
 
     def _committed(self, node: Inode, content: Content) -> None:
+        if node.linked and node.parent is not None and not content.unmade:
+            node.parent.names.added(node.name)
         if node.content is content and not content.modified and not content.orphaned:
             node.attributes = content.base
             node.cached_version = content.base.version
@@ -381,6 +408,13 @@ class Contents:
         if node.content is content:
             node.content = None
         self._inodes.release(node)
+
+
+def _is_hidden(content: Content, now: float) -> bool:
+    """Whether other nodes should be told that there is such a file."""
+    since = content.modified_since
+    late = since is not None and now - since >= RESERVE_AFTER
+    return content.unmade and late and now >= content.retry_at
 
 
 def path_of(node: Inode) -> str:

@@ -17,6 +17,9 @@ from fuse.volume import Attributes
 #: Seconds for which a listing's silence about a name is believed, in a directory of others.
 ABSENCE = 1.0
 
+#: Names that were asked for in vain and are remembered: those that are about to be made.
+_MISSED = 16
+
 
 class DirectoryNames:
     """Names that a listing had, or that a directory made here cannot have yet.
@@ -32,6 +35,7 @@ class DirectoryNames:
     """
 
     __slots__ = (
+        "_missed",
         "_names",
         "_watches",
         "absent_until",
@@ -53,10 +57,22 @@ class DirectoryNames:
         self._names: set[str] | None = None
         self.absent_until = 0.0
         self._watches: list[dict[str, bool]] = []
+        self._missed: dict[str, float] = {}
 
     def absent(self, name: str, now: float) -> bool:
         """Whether it is known that there is no such name."""
         return self._names is not None and now < self.absent_until and name not in self._names
+
+    def missed(self, name: str, until: float) -> None:
+        """A name was asked for and is not there, which is believed for so long."""
+        self._missed.pop(name, None)
+        self._missed[name] = until
+        if len(self._missed) > _MISSED:
+            del self._missed[next(iter(self._missed))]
+
+    def free(self, name: str, now: float) -> bool:
+        """Whether a new file can be expected to get the name: the store has the last word."""
+        return now < self._missed.get(name, now) or self.absent(name, now)
 
     def hint(self, name: str, now: float) -> Attributes | None:
         """What a listing that is still believed said of a name."""
@@ -97,11 +113,13 @@ class DirectoryNames:
         """Believe nothing any more: the store knows better."""
         self._names = None
         self.hints.clear()
+        self._missed.clear()
         self.expires = self.absent_until = 0.0
 
     def added(self, name: str) -> None:
         """A name was made here, or found."""
         self.hints.pop(name, None)
+        self._missed.pop(name, None)
         if self._names is not None:
             self._names.add(name)
         for watch in self._watches:

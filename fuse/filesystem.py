@@ -33,7 +33,7 @@ import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
-from fuse import capacity, clock, creation, directories, filenames, setattrs, xattrs
+from fuse import capacity, clock, creation, directories, filenames, setattrs, unmade, xattrs
 from fuse.answers import answers
 from fuse.cache import MemoryCache
 from fuse.content import Content
@@ -216,6 +216,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         async with self._removing(parent_inode, name) as node:
             if not is_directory(node):
                 fail(errno.ENOTDIR)
+            if node.unmade():
+                fail(errno.ENOTEMPTY)
             await self.volume.remove_directory(node.path())
 
     @answers
@@ -242,7 +244,11 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             if is_directory(node):
                 fail(errno.EISDIR)
             await self.contents.unlinking(node)
-            await self.volume.unlink(node.path())
+            try:
+                await self.volume.unlink(node.path())
+            except FileNotFoundError:
+                if node.content is None or not node.content.unmade:
+                    raise
             self.contents.unlinked(node)
 
     @answers
@@ -309,7 +315,10 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Create and open a file."""
         async with self._making(parent_inode, name) as (parent, text):
             try:
-                node = await self._create(parent, text, mode, ctx)
+                if flags & os.O_EXCL or not self._can_wait(parent, text):
+                    node = await self._create(parent, text, mode, ctx)
+                else:
+                    node = self._conceive(parent, text, mode, ctx)
                 flags = FlagT(flags & ~os.O_TRUNC)
             except FileExistsError:
                 if flags & os.O_EXCL:
@@ -387,7 +396,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def flush(self, fh: FileHandleT) -> None:
         """Close: what was written is in the store when it returns 0."""
         handle = self.files[fh]
-        if handle.writable and not handle.told:
+        if (handle.writable or handle.content.unmade) and not handle.told:
             await self._commit(handle)
 
     @answers
@@ -529,6 +538,20 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             parent.child_path(name), creation.file(parent, mode, ctx, self.options)
         )
         return self._born(parent, name, attributes)
+
+    def _can_wait(self, parent: Inode, name: str) -> bool:
+        """Whether a file of this name need not be made before its first commit."""
+        return (
+            name not in parent.children
+            and parent.names.free(name, trio.current_time())
+            and self.volume.makes_at_commit(parent.child_path(name))
+        )
+
+    def _conceive(self, parent: Inode, name: str, mode: int, ctx: Any) -> Inode:
+        changes = creation.file(parent, mode, ctx, self.options)
+        node = self._born(parent, name, unmade.attributes(changes))
+        self.contents.conceive(node)
+        return node
 
     async def _open(self, node: Inode, flags: int, ctx: Any) -> FileInfo:
         if flags & os.O_TRUNC:  # also with O_RDONLY: Linux cuts then, and the kernel counts on it

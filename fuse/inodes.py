@@ -98,6 +98,14 @@ class Inode:
             content is not None and content.modified and not content.orphaned
         )
 
+    def unmade(self) -> list[Inode]:
+        """Files in this directory that were made here and that the store does not have yet."""
+        return [
+            node
+            for node in self.children.values()
+            if node.content is not None and node.content.unmade
+        ]
+
     @property
     def linked(self) -> bool:
         """Whether its name still means it."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import trio
 
+from fuse.dirnames import ABSENCE
+from fuse.entries import known_attributes
 from fuse.errors import fail
 from fuse.inodes import Inode, InodeTable
 from fuse.treelock import TreeLock
@@ -94,6 +96,7 @@ class Namespace:
             attributes = await self._volume.stat(parent.child_path(name))
         except FileNotFoundError:
             self._vanished(parent, name, asked)
+            parent.names.missed(name, asked + min(self.timeout, ABSENCE))
             raise
         return await self.observe(parent, name, attributes, asked, self.expiry())
 
@@ -174,6 +177,7 @@ class Namespace:
         """
         expires = self.expiry()
         changes = directory.names.watch()
+        unmade = directory.unmade()
         entries: list[Entry] = []
         pages: list[tuple[int, float]] = []
         asked = expires - self.timeout
@@ -191,6 +195,9 @@ class Namespace:
             directory.names.filled(known, changes, expires - self.timeout, self.timeout)
         else:
             directory.names.overfilled(len(entries))
+        if unmade:
+            entries += _not_listed(directory, unmade, entries)
+            pages.append((len(entries), asked))
         return Listed(entries, changes, pages)
 
     def empty(self, directory: Inode) -> None:
@@ -262,6 +269,16 @@ class Namespace:
             parent.names.filled(found, changes, asked, self.timeout)
         for name in parent.children:
             parent.names.hints.pop(name, None)
+
+
+def _not_listed(directory: Inode, unmade: Sequence[Inode], listed: Sequence[Entry]) -> list[Entry]:
+    """Those of the files that were only here when a listing began which it lacks."""
+    names = {entry.name for entry in listed}
+    return [
+        Entry(node.name, known_attributes(node))
+        for node in unmade
+        if directory.children.get(node.name) is node and node.name not in names
+    ]
 
 
 def _worthwhile(listed: int) -> int:

@@ -87,6 +87,8 @@ class Renames:
         # The store copies what it has, so what it lacks goes there first.
         await self._contents.commit_below(node)
         if target is not None:
+            if target.unmade():
+                fail(errno.ENOTEMPTY)
             await self._contents.unlinking(target)
         same_pages = node.cached_version == node.attributes.version
         renamed = await self._volume.rename(

@@ -227,6 +227,18 @@ class Stager:
         self._paused = False
         self._launch()
 
+    def holds_back(self, size: int) -> bool:
+        """Whether blocks of a content of so many bytes wait for its name to be in the store.
+
+        They have to: making a name discards what was sent to it before.
+        """
+        least = self._shared.volume.staging_size(0)
+        return self._base().unmade and bool(least) and size > least
+
+    def resume(self) -> None:
+        """Send what was held back."""
+        self._launch()
+
     def truncated(self, size: int) -> None:
         """Note that the content has been cut or extended to ``size`` bytes."""
         _cancel(self._ledger.truncated(size))
@@ -255,6 +267,8 @@ class Stager:
 
     def _launch(self) -> None:
         while self._sending < PARALLEL and not (self._paused or self._refused):
+            if self._base().unmade:
+                return
             piece = self._ledger.take()
             if piece is None:
                 return

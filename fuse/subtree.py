@@ -93,6 +93,10 @@ class Subtree:
         """As of the whole volume."""
         return await self._whole.commit(self._at(path), base, content, changes)
 
+    def makes_at_commit(self, path: str) -> bool:
+        """As of the whole volume."""
+        return self._whole.makes_at_commit(self._at(path))
+
     def staging_size(self, offset: int) -> int:
         """As of the whole volume."""
         return self._whole.staging_size(offset)

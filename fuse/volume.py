@@ -63,6 +63,11 @@ class Attributes:
     xattrs: tuple[tuple[str, bytes], ...] = ()
     fixed: int = 0
 
+    @property
+    def unmade(self) -> bool:
+        """Whether it is a file that the store does not have yet."""
+        return not self.version and self.kind is Kind.FILE
+
     def changed(self, **fields: Any) -> Attributes:
         """A copy with some fields replaced."""
         return replace(self, **fields)
@@ -221,9 +226,17 @@ class Volume(Protocol):
         """Make ``content`` the file's content, durably, and return the new attributes.
 
         ``base`` is the version that the file was opened at, None for a file that must not exist
-        yet. ESTALE (EEXIST for a new file) when the store holds something else by now. What it
-        holds may be this very content, committed by an earlier try whose answer was lost: that is
-        recognised, and is a success.
+        yet. So does one that is still unmade (:attr:`Attributes.unmade`): unless there is what
+        :meth:`create` makes of its attributes. ESTALE (EEXIST for a new file) when the store holds
+        something else by now. What it holds may be this very content, committed by an earlier try
+        whose answer was lost: that is recognised, and is a success.
+        """
+        ...
+
+    def makes_at_commit(self, path: str) -> bool:
+        """Whether a new file need not be made before it has content: :meth:`commit` makes it.
+
+        Raises what :meth:`create` would say of the name: ENAMETOOLONG, EINVAL.
         """
         ...
 

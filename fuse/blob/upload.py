@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from fuse.blob.store import BlobStore
 from fuse.buffers import BufferBudget
 from fuse.errors import fail
 from fuse.groups import single_error
+from fuse.unmade import making
 from fuse.volume import Attributes, Changes, DirtyContent, Staged
 
 MIB = 1024 * 1024
@@ -36,9 +38,14 @@ BUFFERS = 64 * MIB
 
 
 class Uploads:
-    """Puts new content into the blobs of a :class:`BlobStore`."""
+    """Puts new content into the blobs of a :class:`BlobStore`.
+
+    Attributes:
+        allowed: Whether the store has taken something, and has not refused the right to it since.
+    """
 
     def __init__(self, store: BlobStore) -> None:
+        self.allowed = False
         self._store = store
         self._appends = Appends(store)
         self._recognition = Recognition(store)
@@ -74,6 +81,8 @@ class Uploads:
         self, path: str, base: Attributes | None, content: DirtyContent, changes: Changes
     ) -> Attributes:
         """Make ``content`` a blob's content. See :meth:`fuse.volume.Volume.commit`."""
+        if base is not None and base.unmade:
+            return await self._make(path, base, content, changes)
         kind = properties.blob_type(base)
         if base is not None and kind == properties.APPEND:
             return await self._appends.commit(path, base, content, changes)
@@ -91,6 +100,23 @@ class Uploads:
         # An earlier commit of this file went through, its answer never came, and programs have
         # written more since: all of that rests on what it made.
         return await self._commit(path, found, content, changes)
+
+    async def _make(
+        self, path: str, unmade: Attributes, content: DirtyContent, changes: Changes
+    ) -> Attributes:
+        """Commit a file that is not in the store yet, unless it was made empty before."""
+        first = making(unmade)
+        # Of a file that was written to, its time is that of the last write.
+        known = dataclasses.replace(first, mtime_ns=None).merged(changes)
+        try:
+            return await self.commit(path, None, content, known)
+        except FileExistsError:
+            found = await self._recognition.head(path)
+            metadata = posix.changed((), first, rewritten=True)
+            if found is None or found.size or not posix.same(dict(found.metadata), metadata):
+                raise
+        # It was, by a request whose answer was lost, or whose sender has ended since.
+        return await self.commit(path, found, content, changes)
 
     async def stage(
         self, path: str, base: Attributes, start: int, body: bytes | memoryview
@@ -137,6 +163,15 @@ class Uploads:
             raise
         self._attempts.forget(path, base)
 
+    @contextmanager
+    def _noting_rights(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError:
+            self.allowed = False
+            raise
+        self.allowed = True
+
     async def _made_by(self, path: str, attempt: Attempt) -> Attributes | None:
         """What is in the store, if ``attempt`` made it."""
         found = await self._recognition.head(path)
@@ -175,7 +210,8 @@ class Uploads:
         condition: Mapping[str, str],
     ) -> Attributes:
         headers = {**_said(base, metadata), **condition}
-        response = await self._store.put_blob(path, body, headers)
+        with self._noting_rights():
+            response = await self._store.put_blob(path, body, headers)
         made = properties.made(base, len(body), response.headers, metadata)
         return properties.with_digest(made, response.headers)
 
@@ -197,11 +233,12 @@ class Uploads:
         try:
             made = await self._put_block_list(path, base, content.size, sent, metadata)
         except StoreError as error:
-            if base is None or error.code != "InvalidBlockList":
+            if error.code != "InvalidBlockList":
                 raise
             # Blocks that are not committed vanish when anybody writes the blob, and after a week.
             # Their bytes are still here, and are sent again, once.
-            await self._blocks.learn(path, base, blocks, anew=True)
+            if base is not None:
+                await self._blocks.learn(path, base, blocks, anew=True)
             staged = ()
             steps = self._plan(blocks, content, staged)
             sent[:] = await self._send(path, blocks, steps, content)
@@ -247,7 +284,7 @@ class Uploads:
         metadata: Mapping[str, str],
     ) -> Attributes:
         headers = {**_said(base, metadata), **_condition(base)}
-        with self._remembered(path, base, lambda: _attempt(size, steps)):
+        with self._remembered(path, base, lambda: _attempt(size, steps)), self._noting_rights():
             response = await self._store.request(
                 "PUT",
                 path,

@@ -165,6 +165,11 @@ class BlobVolume:
         metadata = posix.changed((), changes, rewritten=True)
         return await self._uploads.put(await self._new_name(path), b"", metadata, dict(IF_FREE))
 
+    def makes_at_commit(self, path: str) -> bool:
+        """Yes, once this mount has made something: who may write nothing is told when it opens."""
+        names.check_new(path)
+        return self._uploads.allowed
+
     async def commit(
         self, path: str, base: Attributes | None, content: DirtyContent, changes: Changes
     ) -> Attributes:

@@ -274,6 +274,10 @@ class ShareVolume:
         await trio.lowlevel.checkpoint()
         fail(errno.EINVAL, one, f"two names of a share cannot change places ({other})")
 
+    def makes_at_commit(self, path: str) -> bool:  # noqa: ARG002 -- the protocol's
+        """No: its server locks a file that is open."""
+        return False
+
     def staging_size(self, offset: int) -> int:
         """Nothing is sent ahead: an SMB write is visible at once."""
         del offset

@@ -55,6 +55,9 @@ class MemoryVolume:
         await trio.lowlevel.checkpoint()
         buffer[half:] = data[half:]
 
+    def makes_at_commit(self, path):
+        return False
+
     def staging_size(self, offset):
         return 0
 

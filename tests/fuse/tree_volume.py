@@ -111,6 +111,9 @@ class TreeVolume:
         self.entries[path] = _changed(made.changed(mtime_ns=content.mtime_ns), changes)
         return self.entries[path]
 
+    def makes_at_commit(self, path):
+        return False
+
     def staging_size(self, offset):
         return 0
 

@@ -98,6 +98,10 @@ class MemoryVolume:
             progress(end)
             await trio.lowlevel.checkpoint()
 
+    def makes_at_commit(self, path: str) -> bool:  # noqa: ARG002 -- the protocol's
+        """Nothing is written."""
+        return False
+
     def staging_size(self, offset: int) -> int:  # noqa: ARG002 -- the protocol's
         """Nothing is written."""
         return 0
