@@ -97,6 +97,7 @@ class Content:
         self._nursery = nursery
         self._journal = journal
         self._entry: Entry | None = None
+        self._touched = False
         self._make_room = make_room
         self._reserve = reserve
         self._making = trio.Lock()
@@ -198,6 +199,10 @@ class Content:
         async with self._lock:
             self._check_current()
             await self._commit()
+
+    def conceived(self, entry: Entry) -> None:
+        """It is a new file: the journal has it, and the store does not."""
+        self._entry = entry
 
     async def reserve(self) -> None:
         """Make an empty file of the name in the store, if it has none yet. Holds up no writer.
@@ -305,8 +310,8 @@ class Content:
         async with self._making:
             try:
                 base = await self._volume.commit(self._path(), self.base, self, self.changes)
-            except FileExistsError:
-                if not self.base.unmade:
+            except OSError as error:
+                if not self.base.unmade or error.errno not in {errno.EEXIST, errno.ESTALE}:
                     raise
                 self._made(await self._theirs())
                 return
@@ -315,7 +320,35 @@ class Content:
         self.base_size = self.size
         self.changes = Changes()
         self._dirty.clear()
-        self.modified = False
+        self._settled()
+
+    async def _theirs(self) -> Attributes:
+        """The file that somebody else made of the name, where ours was only opened.
+
+        As if theirs had been there already: open(2) without O_EXCL does not tell.
+        """
+        found = await self._volume.stat(self._path())
+        if self._touched or found.kind is not Kind.FILE:
+            fail(errno.ESTALE, reason="somebody else has made a file of this name")
+        return found
+
+    def _made(self, base: Attributes) -> None:
+        """The store has the file now; what was written goes on over it."""
+        if not self._touched:
+            self._follow(base)
+            self.size = self.base_size = base.size
+            self._settled()
+            return
+        if self._entry is not None:
+            self._entry.rebased(base)
+        mtime_ns = self.mtime_ns
+        self._follow(base)
+        self.mtime_ns = mtime_ns
+        self._stager.resume()
+
+    def _settled(self) -> None:
+        """The store has it all."""
+        self.modified = self._touched = False
         self.modified_since = None
         entry, self._entry = self._entry, None
         if entry is not None:
@@ -325,29 +358,6 @@ class Content:
                 # The next mount finds it and sees that the store has this very content.
                 log.warning("a committed file stays in the journal", reason=error.strerror)
             entry.close()
-
-    async def _theirs(self) -> Attributes:
-        """The file that somebody else made of the name, where ours was only opened.
-
-        As if theirs had been there already: open(2) without O_EXCL does not tell.
-        """
-        found = await self._volume.stat(self._path())
-        if self._entry is not None or found.kind is not Kind.FILE:
-            fail(errno.ESTALE, reason="somebody else has made a file of this name")
-        return found
-
-    def _made(self, base: Attributes) -> None:
-        """The store has the file now; what was written goes on over it."""
-        if self._entry is None:
-            self._follow(base)
-            self.size = self.base_size = base.size
-            self.modified, self.modified_since = False, None
-        else:
-            self._entry.rebased(base)
-            mtime_ns = self.mtime_ns
-            self._follow(base)
-            self.mtime_ns = mtime_ns
-        self._stager.resume()
 
     def _follow(self, base: Attributes) -> None:
         self._reader.close()
@@ -446,7 +456,7 @@ class Content:
             self.mtime_ns = clock.now_ns()
             if self.changes.mtime_ns is not None:  # a write after utimens makes it now again
                 self.changes = replace(self.changes, mtime_ns=None)
-        self.modified = True
+        self.modified = self._touched = True
         if self.modified_since is None:
             self.modified_since = trio.current_time()
 

@@ -13,7 +13,7 @@ from fuse.content import FULL, Content
 from fuse.diskcache import DiskCache
 from fuse.errors import fail
 from fuse.inodes import Inode, InodeTable, is_directory
-from fuse.journal import Journal
+from fuse.journal import Entry, Journal
 from fuse.namespace import Namespace
 from fuse.staging import Staging
 from fuse.unmade import RESERVE_AFTER
@@ -88,9 +88,10 @@ class Contents:
             node.content = content
         return content
 
-    def conceive(self, node: Inode) -> None:
-        """Give a file that the store does not have yet its content."""
+    def conceive(self, node: Inode, entry: Entry) -> None:
+        """Give a file that the journal has, and the store does not, its content."""
         node.content = self._make(node, node.attributes)
+        node.content.conceived(entry)
 
     def opened(self, node: Inode, content: Content) -> bool:
         """Note a new handle; whether the kernel may keep the pages that it has of the file."""

@@ -7,6 +7,7 @@ import stat
 import trio
 from pyfuse3 import EntryAttributes, InodeT, ModeT
 
+from fuse.dirnames import ABSENCE
 from fuse.inodes import Inode
 from fuse.options import MountOptions
 from fuse.volume import Attributes, Kind
@@ -59,6 +60,9 @@ def entry(node: Inode, options: MountOptions, timeout: float) -> EntryAttributes
     result.st_ino = InodeT(node.number)
     result.generation = 0
     result.entry_timeout = result.attr_timeout = left
+    if node.content is not None and node.content.unmade:
+        # Its first commit may find that somebody else was first, with another file.
+        result.attr_timeout = min(left, ABSENCE)
     result.st_mode = ModeT(_TYPE_BITS[known.kind] | mode_of(known, options))
     result.st_nlink = 1 if node.linked else 0
     result.st_uid = options.uid if known.uid is None else known.uid

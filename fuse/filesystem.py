@@ -315,10 +315,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Create and open a file."""
         async with self._making(parent_inode, name) as (parent, text):
             try:
-                if flags & os.O_EXCL or not self._can_wait(parent, text):
-                    node = await self._create(parent, text, mode, ctx)
-                else:
-                    node = self._conceive(parent, text, mode, ctx)
+                node = None if flags & os.O_EXCL else self._conceive(parent, text, mode, ctx)
+                node = node or await self._create(parent, text, mode, ctx)
                 flags = FlagT(flags & ~os.O_TRUNC)
             except FileExistsError:
                 if flags & os.O_EXCL:
@@ -539,18 +537,20 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         )
         return self._born(parent, name, attributes)
 
-    def _can_wait(self, parent: Inode, name: str) -> bool:
-        """Whether a file of this name need not be made before its first commit."""
-        return (
-            name not in parent.children
-            and parent.names.free(name, trio.current_time())
-            and self.volume.makes_at_commit(parent.child_path(name))
-        )
-
-    def _conceive(self, parent: Inode, name: str, mode: int, ctx: Any) -> Inode:
-        changes = creation.file(parent, mode, ctx, self.options)
-        node = self._born(parent, name, unmade.attributes(changes))
-        self.contents.conceive(node)
+    def _conceive(self, parent: Inode, name: str, mode: int, ctx: Any) -> Inode | None:
+        """A file that its first commit will make; None where it has to be made at once."""
+        free = parent.names.free(name, trio.current_time()) and name not in parent.children
+        path = parent.child_path(name)
+        if not (free and self.volume.makes_at_commit(path)):
+            return None
+        attributes = unmade.attributes(creation.file(parent, mode, ctx, self.options))
+        try:
+            entry = self.journal.begin(path, attributes)
+        except OSError as error:
+            log.info("no room to note a new file", reason=error.strerror)
+            return None
+        node = self._born(parent, name, attributes)
+        self.contents.conceive(node, entry)
         return node
 
     async def _open(self, node: Inode, flags: int, ctx: Any) -> FileInfo:

@@ -104,7 +104,12 @@ class Leftover:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was changed, as far as it can be believed."""
+        """Whether nothing was changed or made, as far as it can be believed."""
+        return self.is_untouched and not self.base.unmade
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was changed since it was opened, as far as it can be believed."""
         return self.replay.records == 1
 
     @property

@@ -114,7 +114,9 @@ async def _recover(
             await leftover.commit(volume)
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _CONFLICT:
+        if leftover.is_untouched and error.errno in {errno.EEXIST, errno.ESTALE}:
+            leftover.discard()  # a new file that nothing was written to, and there is one
+        elif error.errno in _CONFLICT:
             _keep(path, log_file, places, reason, report)
         else:
             _wait(path, reason, report)

@@ -110,7 +110,9 @@ class Uploads:
         known = dataclasses.replace(first, mtime_ns=None).merged(changes)
         try:
             return await self.commit(path, None, content, known)
-        except FileExistsError:
+        except OSError as error:
+            if not conflict(error):
+                raise
             found = await self._recognition.head(path)
             metadata = posix.changed((), first, rewritten=True)
             if found is None or found.size or not posix.same(dict(found.metadata), metadata):
