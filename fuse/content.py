@@ -41,6 +41,9 @@ Result = TypeVar("Result")
 #: What a full disk says.
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
+#: Never seen; the disk would have to be broken.
+CUT_SHORT = "the journal's file is shorter than what was written to it"
+
 #: Bytes brought over at a time when an open file loses its name.
 LOCALISE_CHUNK = 4 * 1024 * 1024
 
@@ -439,12 +442,17 @@ class Content:
             raise
         self._dirty.add(offset, end)
 
-    def _read_written(self, offset: int, size: int) -> bytes:
+    def _read_written(self, offset: int, buffer: memoryview) -> None:
         """Written bytes, for the stager's thread."""
         entry = self._entry
         if entry is None:
             fail(errno.EIO, reason="the file was committed meanwhile")
-        return _read_fully(entry.data, size, offset)
+        filled = 0
+        while filled < len(buffer):
+            count = os.preadv(entry.data, [buffer[filled:]], offset + filled)
+            if not count:
+                fail(errno.EIO, reason=CUT_SHORT)
+            filled += count
 
     def _read_staged(self, start: int, stop: int) -> bytes:
         if self._entry is None:
@@ -466,6 +474,6 @@ def _read_fully(descriptor: int, size: int, offset: int) -> bytes:
     while len(data) < size:
         more = os.pread(descriptor, size - len(data), offset + len(data))
         if not more:
-            fail(errno.EIO, reason="the journal's file is shorter than what was written to it")
+            fail(errno.EIO, reason=CUT_SHORT)
         data += more
     return data

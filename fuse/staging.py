@@ -15,13 +15,15 @@ bytes were read.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 
 from fuse.buffers import BufferBudget
+from fuse.slabs import Slabs
 from fuse.volume import Attributes, Staged, Volume
 
 MIB = 1024 * 1024
@@ -37,6 +39,9 @@ PATIENCE = 20.0
 
 #: Bytes of all files that are held in memory while they are sent ahead.
 BUFFERS = 64 * MIB
+
+#: Bytes of them that are kept for the next pieces, since fresh memory costs page faults.
+SPARE = 16 * MIB
 
 log = structlog.get_logger(__name__)
 
@@ -179,6 +184,22 @@ class Staging:
         self.threads = trio.CapacityLimiter(4)
         self.bytes = 0
         self.failures = 0
+        self._slabs = Slabs()
+
+    @asynccontextmanager
+    async def buffer(self, size: int) -> AsyncIterator[memoryview]:
+        """Wait for memory for a body, and have it. Nobody may refer to it afterwards."""
+        async with self.buffers.held(size):
+            slab = self._slabs.reuse(size) or self._slabs.make(size)
+            with memoryview(slab) as view:
+                yield view
+            if self._slabs.spare + size <= SPARE:
+                self._slabs.give_back(slab)
+
+    def rest(self) -> None:
+        """A file is complete: where no other is under way, memory is free again."""
+        if not self.buffers.used:
+            self._slabs.clear()
 
     def statistics(self) -> dict[str, int | float]:
         """Bytes sent ahead, pieces that could not be, and memory that is held for it now."""
@@ -196,7 +217,8 @@ class Stager:
         staging: What it shares with other files.
         path: The file's path now.
         base: The version that the new content rests on, now.
-        read: ``(offset, size)`` → those bytes of what was written; is called in a thread.
+        read: ``(offset, buffer)``: fills the buffer with what was written from there on; is called
+            in a thread.
     """
 
     def __init__(
@@ -204,7 +226,7 @@ class Stager:
         staging: Staging,
         path: Callable[[], str],
         base: Callable[[], Attributes],
-        read: Callable[[int, int], bytes],
+        read: Callable[[int, memoryview], None],
     ) -> None:
         self._shared = staging
         self._path = path
@@ -264,6 +286,7 @@ class Stager:
         """Forget everything: it is committed, or never will be."""
         _cancel(self._ledger.clear())
         self._refused = False
+        self._shared.rest()
 
     def _launch(self) -> None:
         while self._sending < PARALLEL and not (self._paused or self._refused):
@@ -279,10 +302,10 @@ class Stager:
         shared = self._shared
         try:
             with piece.scope:
-                async with shared.buffers.held(piece.end - piece.start):
+                async with shared.buffer(piece.end - piece.start) as body:
                     piece.path = self._path()
-                    body = await trio.to_thread.run_sync(
-                        self._read, piece.start, piece.end - piece.start, limiter=shared.threads
+                    await trio.to_thread.run_sync(
+                        self._read, piece.start, body, limiter=shared.threads
                     )
                     # A write that came while the thread was reading has cancelled the scope.
                     await trio.lowlevel.checkpoint_if_cancelled()

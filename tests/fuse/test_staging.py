@@ -216,8 +216,8 @@ class Writer:
         base = Attributes(Kind.FILE, version="v1")
         self.stager = Stager(self.shared, lambda: self.path, lambda: base, self.read)
 
-    def read(self, offset, size):
-        return bytes(self.data[offset : offset + size])
+    def read(self, offset, buffer):
+        buffer[:] = self.data[offset : offset + len(buffer)]
 
     def write(self, offset, data):
         self.data.extend(bytes(max(0, offset + len(data) - len(self.data))))
