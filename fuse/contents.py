@@ -66,6 +66,8 @@ class Contents:
         self._journal = journal
         self._disk = disk
         self._staging = Staging(volume, nursery)
+        #: Nodes that have a content: looking through all inodes takes too long to do it often.
+        self._nodes: dict[Inode, None] = {}
         self.conflicts = 0
 
     def statistics(self) -> dict[str, int | float]:
@@ -217,7 +219,7 @@ class Contents:
 
     def close(self) -> None:
         """Close all contents; what is not committed stays in the journal."""
-        for node in self._inodes:
+        for node in self._nodes:
             if node.content is not None:
                 node.content.close()
 
@@ -317,6 +319,7 @@ class Contents:
                     )
 
     def _make(self, node: Inode, base: Attributes) -> Content:
+        self._nodes[node] = None
         return Content(
             self._volume,
             node.path,
@@ -348,7 +351,7 @@ class Contents:
     def _dirty(self) -> list[tuple[Inode, Content]]:
         return [
             (node, node.content)
-            for node in self._inodes
+            for node in self._nodes
             if node.content is not None and node.content.modified and not node.content.orphaned
         ]
 
@@ -408,6 +411,7 @@ class Contents:
         content.close()
         if node.content is content:
             node.content = None
+            del self._nodes[node]
         self._inodes.release(node)
 
 
