@@ -58,7 +58,11 @@ def test_sockets_are_found_and_removed(short_path):
 
 
 def test_the_fixture_fails_a_test_that_leaves_something(short_path):
-    """Run in a pytest of its own, with this project's conftest."""
+    """Run in a pytest of its own, with this project's conftest.
+
+    Its `--confcutdir` keeps it from looking at the neighbours of its directory, whose mounts may be
+    dead.
+    """
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     case = short_path / "test_case.py"
     case.write_text(
@@ -76,7 +80,8 @@ def test_the_fixture_fails_a_test_that_leaves_something(short_path):
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.conftest",
-            "--rootdir", root, "-c", f"{root}/pyproject.toml", str(case),
+            "--rootdir", root, "-c", f"{root}/pyproject.toml",
+            "--confcutdir", str(short_path), str(case),
         ],
         cwd=root,
         env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
