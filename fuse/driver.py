@@ -26,6 +26,7 @@ from fuse.opening import open_root
 from fuse.places import Places
 from fuse.recovery import Report, kept, recover
 from fuse.restoring import Fetch, Restore, fetch, restore
+from fuse.serving import serve
 from fuse.spec import BlobSpec, NewCredential, VolumeSpec
 from fuse.volume import Attributes, Kind
 
@@ -210,7 +211,7 @@ class Driver:
             ) from error
 
     async def _serve(self) -> None:
-        await pyfuse3.main(min_tasks=1, max_tasks=99)
+        await serve()
         # It returns when the file system was unmounted from outside, or by _finish.
         self._stop.set()
 
