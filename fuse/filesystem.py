@@ -112,22 +112,29 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     # -- names and attributes -----------------------------------------------------------------
 
     @answers
-    @asks_only
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: Any = None
     ) -> EntryAttributes:
         """Find a name in a directory."""
-        parent = self.inodes.get(parent_inode)
+        parent, sought = self.inodes.get(parent_inode), filenames.sought(name)
+        node = None
+        if self.names.lock.idle and len(name) <= self.volume.name_max:
+            node = self.names.known(parent, sought)
+        if node is None:
+            node = await self._look_up(parent, sought, ctx)
+        node.lookups += 1
+        return self._entry(node)
+
+    @asks_only
+    async def _look_up(self, parent: Inode, sought: str, ctx: Any) -> Inode:
         async with self.names.lock.shared(parent):
             try:
-                node = await self.names.find(parent, filenames.sought(name))
+                return await self.names.find(parent, sought)
             except OSError as error:
                 # The store may have longer names than are made here, and those can be reached.
-                if len(name) > self.volume.name_max and error.errno in _NO_SUCH_NAME:
+                if len(os.fsencode(sought)) > self.volume.name_max and error.errno in _NO_SUCH_NAME:
                     fail(errno.ENAMETOOLONG)
                 raise
-            node.lookups += 1
-            return self._entry(node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """The kernel no longer refers to these inodes."""
@@ -135,15 +142,19 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             self.inodes.forget(number, count)
 
     @answers
-    @asks_only
     async def getattr(self, inode: InodeT, ctx: Any = None) -> EntryAttributes:
         """Attributes of an inode. ESTALE where its name means another file by now."""
         node = self.inodes.get(inode)
+        if not (self.names.lock.idle and self.names.settled(node)):
+            await self._refresh(node, ctx)
+        if node.superseded and not node.opens:
+            fail(errno.ESTALE)
+        return self._entry(node)
+
+    @asks_only
+    async def _refresh(self, node: Inode, ctx: Any) -> None:
         async with self.names.lock.shared(node):
             await self.names.refresh(node)
-            if node.superseded and not node.opens:
-                fail(errno.ESTALE)
-            return self._entry(node)
 
     @answers
     async def setattr(

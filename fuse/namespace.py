@@ -74,13 +74,32 @@ class Namespace:
         """Until when (trio's clock) an answer that came just now is believed."""
         return trio.current_time() + self.timeout
 
+    def known(self, parent: Inode, name: str) -> Inode | None:
+        """The inode of a name, or None where that cannot be said without waiting.
+
+        Raises:
+            OSError: ENOENT when it is known that there is no such name.
+        """
+        now = trio.current_time()
+        node = parent.children.get(name)
+        if node is not None and (node.is_local or node.expires > now):
+            return node
+        hint = parent.names.hint(name, now)
+        if hint is not None:
+            expires = parent.names.expires
+            return self.observe_now(parent, name, hint, expires - self.timeout, expires)
+        if node is None and parent.names.absent(name, now):
+            fail(errno.ENOENT, name)
+        return None
+
     async def find(self, parent: Inode, name: str) -> Inode:
         """The inode of a name. ENOENT when there is no such name."""
         for attempt in ("what is known", "after a listing"):
+            known = self.known(parent, name)
+            if known is not None:
+                return known
             now = trio.current_time()
             node = parent.children.get(name)
-            if node is not None and (node.is_local or node.expires > now):
-                return node
             if parent.names.absent(name, now):
                 if node is not None:
                     self._inodes.supersede(node)
