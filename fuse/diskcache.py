@@ -5,54 +5,47 @@ out of date: what is found is right, or it is no longer asked for. What is damag
 gone is fetched again. Whatever the disk does (full, read-only, broken, removed), a read never fails
 because of the cache; it goes to the store.
 
-Files are those of :mod:`fuse.blockfile`, in 256 directories. There is no index to load or to keep:
-a chunk's name is a digest of volume, path, version and number. Least recently used is what has the
-oldest modification time, which a use renews now and then.
+Small versions are in packs (:mod:`fuse.packs`), others in files of :mod:`fuse.blockfile`, in 256
+directories: a chunk's name is a digest of volume, path, version and number. There is no index to
+load or to keep. What is least recently used goes first (:mod:`fuse.diskroom`).
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 import trio
 
-from fuse import blockfile
+from fuse import blockfile, packs
 from fuse.blockfile import CHUNK, Version
+from fuse.diskfigures import DiskStatistics
+from fuse.diskroom import Room
+from fuse.packs import Packs
 
 log = structlog.get_logger("fuse")
-
-GIB = 1024 * 1024 * 1024
-
-#: Most that the cache takes when nobody says how much it may have (bytes), and its share of what
-#: is free.
-LARGEST_DEFAULT = 50 * GIB
-DEFAULT_SHARE = 0.5
-
-#: Free space that others on the disk are left with: a share of it, and at most so much (bytes).
-FLOOR_SHARE = 0.05
-LARGEST_FLOOR = 2 * GIB
 
 #: Bytes that may wait to be written; beyond that what was read is not kept.
 BACKLOG = 32 * 1024 * 1024
 
 #: What is at least so long (bytes) is written past the page cache: the mount has its pages already.
+#: A version that is shorter goes into a pack.
 DIRECT = 1024 * 1024
+
+#: Writing waits until there are so many bytes, or for so long (seconds): for small files the way to
+#: a thread and back costs more than the writing.
+BATCH = 4 * 1024 * 1024
+LINGER = 0.05
 
 #: The cache is measured after so much was written to it: a share of its budget.
 MEASURE_SHARE = 1 / 16
-
-#: Eviction goes on until this share of the budget is used.
-LOW_WATER = 0.9
 
 #: A chunk's time of use is renewed after so long (seconds).
 RENEW = 600.0
@@ -75,31 +68,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 class HangingError(Exception):
     """The disk does not answer. A thread may still write to the buffer: it is not to be used."""
-
-
-@dataclass(slots=True)
-class DiskStatistics:
-    """Counters of the disk cache of one mount.
-
-    Attributes:
-        disk_hits: Reads that were answered from it.
-        disk_misses: Reads that were not.
-        disk_bytes_read: Bytes answered from it.
-        disk_bytes_written: Bytes put into it.
-        disk_dropped: Reads that were not kept because the disk was too slow.
-        disk_damaged: Chunks that were not what they ought to be.
-        disk_evicted_bytes: Bytes deleted to make room.
-        disk_errors: Times that the disk refused something.
-    """
-
-    disk_hits: int = 0
-    disk_misses: int = 0
-    disk_bytes_read: int = 0
-    disk_bytes_written: int = 0
-    disk_dropped: int = 0
-    disk_damaged: int = 0
-    disk_evicted_bytes: int = 0
-    disk_errors: int = 0
 
 
 class Owner(Protocol):
@@ -127,16 +95,17 @@ class DiskCache:
         self.statistics = DiskStatistics()
         self._directory = directory
         self._root = f"{os.fspath(directory)}/"
-        self._wanted_budget = budget
-        self._budget: int | None = budget
+        self._off = budget == 0
+        self._room = Room(directory, budget, self.statistics, spared=packs.INDEX)
+        self._packs = Packs(directory)
         self._queue: deque[_Offer] = deque()
         self._queued = 0
         self._work = trio.Event()
+        self._enough = trio.Event()
         self._reading = trio.CapacityLimiter(READERS)
         self._writing = trio.CapacityLimiter(1)
         self._evicting = trio.CapacityLimiter(1)
         self._written = 0
-        self._used = 0
         self._measured = False
         self._rest_until = 0.0
         self._hanging_until = 0.0
@@ -145,7 +114,7 @@ class DiskCache:
     @property
     def state(self) -> str:
         """``ok``, ``off``, or why nothing is written just now."""
-        if self._wanted_budget == 0:
+        if self._off:
             return "off"
         return self._trouble or "ok"
 
@@ -165,7 +134,7 @@ class DiskCache:
         Raises:
             HangingError: The disk does not answer; the buffer belongs to a thread from now on.
         """
-        if self._wanted_budget == 0:
+        if self._off:
             return False
         if start % blockfile.UNIT or time.monotonic() < self._hanging_until:
             self.statistics.disk_misses += 1
@@ -198,7 +167,7 @@ class DiskCache:
 
         Until then ``owner`` is pinned, whose buffer it is.
         """
-        if self._wanted_budget == 0 or time.monotonic() < self._rest_until:
+        if self._off or time.monotonic() < self._rest_until:
             return
         if self._queued + len(view) > BACKLOG:
             self.statistics.disk_dropped += 1
@@ -208,6 +177,8 @@ class DiskCache:
         self._queue.append((version, start, view, owner))
         self._queued += len(view)
         self._work.set()
+        if self._queued >= BATCH:
+            self._enough.set()
 
     async def fill(self) -> None:
         """Write what was offered, until cancelled."""
@@ -215,7 +186,10 @@ class DiskCache:
             while not self._queue:
                 self._work = trio.Event()
                 await self._work.wait()
-            # All at once: for small files the way to a thread costs more than the writing.
+            if self._queued < BATCH:
+                self._enough = trio.Event()
+                with trio.move_on_after(LINGER):
+                    await self._enough.wait()
             batch, size = list(self._queue), self._queued
             self._queue.clear()
             self._queued = 0
@@ -242,7 +216,7 @@ class DiskCache:
 
         Returns how many were deleted: 0 also where the disk refuses, which is no error here.
         """
-        return await trio.to_thread.run_sync(self._evict, size, limiter=self._evicting)
+        return await trio.to_thread.run_sync(self._room.evict, size, limiter=self._evicting)
 
     # -- in threads ---------------------------------------------------------------------------
 
@@ -252,6 +226,22 @@ class DiskCache:
 
     def _read(self, version: Version, start: int, view: memoryview, flags: int) -> bool | None:
         """Whether it was there; None when the disk would have to be waited for."""
+        try:
+            if _is_packed(version, start, view):
+                return self._packs.read(version, view, flags, self._renew)
+            return self._read_chunks(version, start, view, flags)
+        except blockfile.DamagedError:
+            self.statistics.disk_damaged += 1
+            return False
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if flags and error.errno == errno.EOPNOTSUPP:
+                return None
+            self.statistics.disk_errors += 1
+            return False
+
+    def _read_chunks(self, version: Version, start: int, view: memoryview, flags: int) -> bool:
         for number, first, last in version.chunks(start, start + len(view)):
             key = version.chunk_key(number)
             offset = number * CHUNK + first - start
@@ -267,16 +257,8 @@ class DiskCache:
                     return False
                 self._renew(descriptor)
             except blockfile.DamagedError:
-                self.statistics.disk_damaged += 1
-                self._remove(path)
-                return False
-            except BlockingIOError:
-                return None
-            except OSError as error:
-                if flags and error.errno == errno.EOPNOTSUPP:
-                    return None
-                self.statistics.disk_errors += 1
-                return False
+                self._room.remove(path)
+                raise
             finally:
                 os.close(descriptor)
         return True
@@ -288,25 +270,22 @@ class DiskCache:
             except OSError:  # such as EROFS: the bytes are good all the same
                 self.statistics.disk_errors += 1
 
-    def _remove(self, path: str | Path) -> bool:
-        try:
-            os.unlink(path)  # noqa: PTH108 -- scandir gives strings, thousands of them
-        except FileNotFoundError:
-            return False
-        except OSError:
-            self.statistics.disk_errors += 1
-            return False
-        return True
-
     def _write_all(self, batch: Sequence[_Offer], size: int) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._spare() < size:
+        if self._room.spare() < size:
             # More than is needed now, so that the files are not gone through each time.
-            self._evict(size - self._spare() + self._used // 20)
-            if self._spare() < size:
+            self._room.evict(size - self._room.spare() + self._room.used // 20)
+            if self._room.spare() < size:
                 raise OSError(errno.ENOSPC, "too little of the disk is free")
+        packed = []
         for version, start, view, _ in batch:
-            self._write(version, start, view)
+            if _is_packed(version, start, view):
+                packed.append((version, view))
+            else:
+                self._write(version, start, view)
+        if packed:
+            self._packs.append(packed, packs.largest(self._room.budget))
+            self._count(sum(len(view) for _, view in packed))
 
     def _write(self, version: Version, start: int, view: memoryview) -> None:
         for number, first, last in version.chunks(start, start + len(view)):
@@ -329,70 +308,19 @@ class DiskCache:
                 os.close(descriptor)
                 if direct is not None:
                     os.close(direct)
-            self.statistics.disk_bytes_written += kept
-            self._written += kept
+            self._count(kept)
+
+    def _count(self, kept: int) -> None:
+        self.statistics.disk_bytes_written += kept
+        self._written += kept
 
     async def _keep_within_budget(self) -> None:
-        budget = self._budget or 0
+        budget = self._room.budget or 0
         if self._measured and self._written < budget * MEASURE_SHARE:
             return
-        await trio.to_thread.run_sync(self._evict, 0, limiter=self._evicting)
+        await trio.to_thread.run_sync(self._room.evict, 0, limiter=self._evicting)
         self._measured = True
         self._written = 0
-
-    def _spare(self) -> int:
-        """Bytes that may be written until others on the disk would have too little."""
-        disk = shutil.disk_usage(self._directory)
-        return disk.free - _floor(disk.total)
-
-    def _evict(self, wanted: int) -> int:
-        """Delete what is above the budget, below the floor of free space, or asked for."""
-        try:
-            # The directory itself is the lock: a file would need space on a disk that has none.
-            lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return 0
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wanted else fcntl.LOCK_NB))
-            return self._evict_locked(wanted)
-        except BlockingIOError:
-            return 0  # another process is at it
-        except OSError:  # the directory is gone, or the disk is broken: nothing can be freed
-            self.statistics.disk_errors += 1
-            return 0
-        finally:
-            os.close(lock)
-
-    def _evict_locked(self, wanted: int) -> int:
-        files = sorted(self._files())
-        used = sum(size for _, size, _ in files)
-        disk = shutil.disk_usage(self._directory)
-        if self._wanted_budget is None:
-            self._budget = int(min(LARGEST_DEFAULT, (disk.free + used) * DEFAULT_SHARE))
-        budget = self._budget or 0
-        excess = used - int(budget * LOW_WATER) if used > budget else 0
-        excess = max(excess, wanted, _floor(disk.total) - disk.free)
-        deleted = 0
-        for _, size, path in files:
-            if deleted >= excess:
-                break
-            if self._remove(path):
-                deleted += size
-        self._used = used - deleted
-        self.statistics.disk_evicted_bytes += deleted
-        return deleted
-
-    def _files(self) -> Iterator[tuple[float, int, str]]:
-        """``(last use, bytes on the disk, path)`` of all chunks."""
-        for directory in os.scandir(self._directory):
-            if not directory.is_dir(follow_symlinks=False):
-                continue
-            for file in os.scandir(directory.path):
-                try:
-                    status = file.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                yield status.st_mtime, status.st_blocks * 512, file.path
 
     def _note(self, error: OSError) -> None:
         self.statistics.disk_errors += 1
@@ -404,6 +332,11 @@ class DiskCache:
         _unpin(self._queue)
         self._queue.clear()
         self._queued = 0
+
+
+def _is_packed(version: Version, start: int, view: memoryview) -> bool:
+    """Whether this is a whole version that is kept in a pack."""
+    return not start and len(view) == version.size < DIRECT
 
 
 def _unpin(offers: Iterable[_Offer]) -> None:
@@ -418,8 +351,3 @@ def _open_past(path: str) -> int | None:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECT)
     except OSError:
         return None
-
-
-def _floor(total: int) -> int:
-    """Bytes of a disk of this size that are left to others."""
-    return min(LARGEST_FLOOR, int(total * FLOOR_SHARE))

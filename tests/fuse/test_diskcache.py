@@ -16,7 +16,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuse import blockfile, diskcache
+from fuse import blockfile, diskcache, diskroom
 from fuse.blockfile import CHUNK, UNIT, Version
 from fuse.diskcache import DiskCache, HangingError
 from fuse.slabs import Slabs
@@ -137,7 +137,7 @@ async def test_kept_for_others_and_for_later(tmp_path, nursery):
 
 
 async def test_damage_is_a_miss_once(tmp_path, nursery):
-    data = content(100_000)
+    data = content(MIB + 100_000)
     one = version(len(data))
     cache = DiskCache(tmp_path / "blocks", 100 * MIB)
     await filled(cache, nursery, (one, data))
@@ -233,7 +233,7 @@ async def test_a_directory_that_is_gone_is_made_anew(tmp_path, nursery):
 async def test_a_disk_that_refuses_to_delete_is_no_trouble_of_the_reader(
     tmp_path, nursery, monkeypatch
 ):
-    data = content(100_000)
+    data = content(MIB + 100_000)
     one = version(len(data))
     cache = DiskCache(tmp_path / "blocks", 100 * MIB)
     await filled(cache, nursery, (one, data))
@@ -319,12 +319,12 @@ async def test_others_keep_their_share_of_the_disk(tmp_path, nursery, monkeypatc
     files = [(version(MIB, f"f{number}"), content(MIB, number)) for number in range(16)]
     for file in files:
         await filled(cache, nursery, file)
-        assert small_disk(tmp_path / "blocks").free >= space * diskcache.FLOOR_SHARE - 64 * 1024
+        assert small_disk(tmp_path / "blocks").free >= space * diskroom.FLOOR_SHARE - 64 * 1024
     assert cache.state == "ok"
     assert await get(cache, *files[-1][:1], 0, MIB) == files[-1][1]
     # With a file that cannot fit nothing is risked.
-    monkeypatch.setattr(diskcache, "FLOOR_SHARE", 1.0)
-    monkeypatch.setattr(diskcache, "LARGEST_FLOOR", space)
+    monkeypatch.setattr(diskroom, "FLOOR_SHARE", 1.0)
+    monkeypatch.setattr(diskroom, "LARGEST_FLOOR", space)
     cache.offer(version(MIB, "more"), 0, memoryview(content(MIB)))
     with trio.fail_after(20):
         while cache.state == "ok":

@@ -1,0 +1,220 @@
+"""Small versions of the disk cache, many to a file: the packs of a directory and their table.
+
+A file of its own for each costs more than the bytes in it: to find its directory, make it, give it
+blocks, and delete it again. A mount appends to a pack of its own until that is full, then begins
+another; all mounts read all packs. What is evicted is a whole pack.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fuse import packfile, packindex
+from fuse.blockfile import DamagedError, Version
+
+#: Where packs are, below the directory of the disk cache.
+DIRECTORY = "packs"
+
+#: The name of the table of places.
+INDEX = "index"
+
+#: Bytes of a pack, more or less: the last batch of a pack goes there as a whole.
+LARGEST = 64 * 1024 * 1024
+SMALLEST = 1024 * 1024
+
+#: Packs that a budget is divided into, at least: what is evicted is a small part of it.
+_PARTS = 32
+
+#: A place is a pack's number and an offset in units of packfile.ALIGNMENT; of these bits.
+_OFFSET_BITS = 26
+_NUMBER_BITS = 64 - _OFFSET_BITS
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def largest(budget: int | None) -> int:
+    """Bytes that a pack may have under a budget of bytes; None: it is not known yet."""
+    return max(SMALLEST, min(LARGEST, (budget or 0) // _PARTS))
+
+
+class Packs:
+    """The packs of a directory, as one mount uses them: one thread writes, any number reads.
+
+    Args:
+        directory: Of the disk cache.
+        number: Gives new packs their numbers.
+    """
+
+    def __init__(self, directory: Path, number: Callable[[int], int] = secrets.randbits) -> None:
+        self._root = f"{os.fspath(directory)}/{DIRECTORY}/"
+        self._number = number
+        self._current = 0
+        self._end = 0
+
+    def read(
+        self, version: Version, view: memoryview, flags: int, used: Callable[[int], None]
+    ) -> bool:
+        """Fill ``view`` with a whole version; False when it is not there.
+
+        Args:
+            version: What is wanted.
+            view: As long as the version.
+            flags: For preadv(2).
+            used: Told the descriptor of the pack that had it.
+
+        Raises:
+            DamagedError: It was there, and not unharmed. It is forgotten.
+            OSError: EAGAIN with RWF_NOWAIT; what the disk says.
+        """
+        place = self._find(version.key, flags)
+        if place is None:
+            return False
+        number, offset = _parts(place)
+        try:
+            pack = os.open(self._path(number), _READ)
+        except FileNotFoundError:  # evicted
+            return False
+        try:
+            found = packfile.read(pack, offset, version.key, view, flags=flags)
+            if found:
+                used(pack)
+        except DamagedError:
+            self._forget(version.key)
+            raise
+        finally:
+            os.close(pack)
+        return found
+
+    def append(self, versions: Sequence[tuple[Version, memoryview]], limit: int) -> None:
+        """Keep whole versions.
+
+        Args:
+            versions: With their bytes.
+            limit: Bytes of a pack from which on another one is begun.
+
+        Raises:
+            OSError: What the disk says. What was kept by then is whole.
+        """
+        index = self._table()
+        try:
+            while versions:
+                count = _fitting(versions, limit)
+                self._append(index, versions[:count], limit)
+                versions = versions[count:]
+        except BaseException:
+            self._current = 0  # what it ends with may be torn
+            raise
+        finally:
+            os.close(index)
+
+    def _append(
+        self, index: int, versions: Sequence[tuple[Version, memoryview]], limit: int
+    ) -> None:
+        pack = self._open(limit)
+        try:
+            bodies = [(version.key, view) for version, view in versions]
+            places = packfile.append(pack, self._end, bodies)
+        finally:
+            os.close(pack)
+        for (version, _), offset in zip(versions, places[:-1], strict=True):
+            packindex.put(index, version.key, _place(self._current, offset))
+        self._end = places[-1]
+
+    def _open(self, limit: int) -> int:
+        """The pack that is being written; another one where it is full, or was evicted."""
+        if self._current and self._end < limit:
+            try:
+                return os.open(self._path(self._current), _WRITE & ~os.O_CREAT)
+            except FileNotFoundError:
+                pass
+        self._current = self._number(_NUMBER_BITS) or 1
+        self._end = 0
+        return os.open(self._path(self._current), _WRITE | os.O_EXCL, 0o600)
+
+    def _table(self) -> int:
+        """The table of places, to be written; where it is new, with what the packs have."""
+        path = self._root + INDEX
+        try:
+            return os.open(path, _WRITE & ~os.O_CREAT)
+        except FileNotFoundError:
+            Path(self._root).mkdir(mode=0o700, exist_ok=True)
+        index = os.open(path, _WRITE, 0o600)
+        try:
+            os.ftruncate(index, packindex.SIZE)
+            for entry in os.scandir(self._root):
+                if entry.name != INDEX:
+                    self._enter(index, entry)
+        except BaseException:
+            os.close(index)
+            raise
+        return index
+
+    def _enter(self, index: int, entry: os.DirEntry[str]) -> None:
+        number = _number(entry.name)
+        if number is None:
+            return
+        try:
+            pack = os.open(entry.path, _READ)
+        except FileNotFoundError:
+            return
+        try:
+            for key, offset in packfile.records(pack):
+                packindex.put(index, key, _place(number, offset))
+        finally:
+            os.close(pack)
+
+    def _find(self, key: bytes, flags: int) -> int | None:
+        try:
+            index = os.open(self._root + INDEX, _READ)
+        except FileNotFoundError:
+            return None
+        try:
+            return packindex.find(index, key, flags=flags)
+        finally:
+            os.close(index)
+
+    def _forget(self, key: bytes) -> None:
+        try:
+            index = os.open(self._root + INDEX, _WRITE & ~os.O_CREAT)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.EROFS}:
+                raise
+            return
+        try:
+            packindex.put(index, key, 0)
+        finally:
+            os.close(index)
+
+    def _path(self, number: int) -> str:
+        return f"{self._root}{number:010x}"
+
+
+def _fitting(versions: Sequence[tuple[Version, memoryview]], limit: int) -> int:
+    """How many of these, one at least, are not more than one pack."""
+    size = 0
+    for count, (_, view) in enumerate(versions):
+        size += packfile.size_of(len(view))
+        if size > limit:
+            return max(1, count)
+    return len(versions)
+
+
+def _place(number: int, offset: int) -> int:
+    return number << _OFFSET_BITS | offset // packfile.ALIGNMENT
+
+
+def _parts(place: int) -> tuple[int, int]:
+    number, units = divmod(place, 1 << _OFFSET_BITS)
+    return number, units * packfile.ALIGNMENT
+
+
+def _number(name: str) -> int | None:
+    try:
+        return int(name, 16)
+    except ValueError:
+        return None
