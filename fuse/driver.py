@@ -96,6 +96,8 @@ class Driver:
             )
         if waiting := len(self._recovered.waiting):
             told.append(f"{waiting} file(s) of an earlier mount are still not stored: {by_hand}")
+        if self._filesystem is not None:
+            told += self._filesystem.volume.warnings()
         return told
 
     @property
@@ -137,6 +139,7 @@ class Driver:
             filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), self._options, nursery)
             self._filesystem = filesystem
             nursery.start_soon(filesystem.journal.sync_when_due)
+            nursery.start_soon(volume.settle)
             self._mount(filesystem)
             async with self._published():
                 nursery.start_soon(self._watch_signals)

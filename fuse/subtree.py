@@ -64,7 +64,6 @@ class Subtree:
         self.identity = f"{whole.identity}/{directory}"
         self.keeps_xattrs = whole.keeps_xattrs
         self.versions_are_immutable = whole.versions_are_immutable
-        self.versions_are_immutable = whole.versions_are_immutable
         self.preferred_read = whole.preferred_read
         self.commit_interval = whole.commit_interval
         self.name_max = whole.name_max
@@ -156,6 +155,14 @@ class Subtree:
     async def continues(self, path: str, old: Attributes, new: Attributes) -> bool:
         """As of the whole volume."""
         return await self._whole.continues(self._at(path), old, new)
+
+    async def settle(self) -> None:
+        """As of the whole volume."""
+        await self._whole.settle()
+
+    def warnings(self) -> Sequence[str]:
+        """As of the whole volume."""
+        return self._whole.warnings()
 
     def statistics(self) -> dict[str, int | float]:
         """As of the whole volume."""

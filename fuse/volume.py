@@ -310,6 +310,17 @@ class Volume(Protocol):
         """
         ...
 
+    async def settle(self) -> None:
+        """Complete or undo in the background what failed half-way; run it beside everything else.
+
+        Returns when cancelled, or at once where nothing can be half-way.
+        """
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What people should know of the volume's state just now; a sentence each."""
+        ...
+
     def statistics(self) -> dict[str, int | float]:
         """Counters of requests, bytes, retries and errors."""
         ...

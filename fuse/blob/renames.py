@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import posixpath
 import secrets
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -14,6 +15,7 @@ from fuse.blob.copies import CHASES, IF_FREE, Copies, Head
 from fuse.blob.listing import Blob, Listing
 from fuse.blob.trees import KIND as TREE
 from fuse.blob.trees import Trees
+from fuse.blob.unsettled import Unsettled, names_of
 from fuse.errors import fail
 from fuse.intents import Intent, Intents
 from fuse.volume import Attributes, Kind
@@ -31,13 +33,25 @@ class Renames:
         listing: Of the container.
         copies: In it.
         intents: Where operations of several requests are written down; None: nowhere.
+        moved: Told of each name whose tree may be another one now, after something was settled.
+
+    Attributes:
+        unsettled: What failed half-way.
+        trees: Renames directories.
     """
 
-    def __init__(self, listing: Listing, copies: Copies, intents: Intents | None) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        copies: Copies,
+        intents: Intents | None,
+        moved: Callable[[str], None],
+    ) -> None:
+        self._moved = moved
         self._listing = listing
         self._copies = copies
-        self._intents = intents
-        self.trees = Trees(listing, copies, intents)
+        self.unsettled = Unsettled(intents, self._resume, _EXCHANGE_TREES)
+        self.trees = Trees(listing, copies, self.unsettled)
 
     async def file(
         self, source: str, target: str, attributes: Attributes, *, replace: bool
@@ -86,25 +100,6 @@ class Renames:
         else:
             await self._exchange_trees(one, other)
 
-    async def recover(self) -> None:
-        """Complete or undo what earlier mounts left behind. What cannot be now stays for later."""
-        if self._intents is None:
-            return
-        left = await trio.to_thread.run_sync(
-            lambda intents: list(intents.left_behind()), self._intents
-        )
-        # What an exchange of trees consists of comes before the exchange.
-        for intent in sorted(left, key=lambda intent: intent.kind == _EXCHANGE_TREES):
-            with intent:
-                try:
-                    await self._resume(intent)
-                except (OSError, KeyError, ValueError, TypeError):
-                    log.exception(
-                        "an interrupted operation stays for the next mount",
-                        kind=intent.kind,
-                        intent=str(intent.path),
-                    )
-
     # -- internals ----------------------------------------------------------------------------
 
     async def _undo(
@@ -120,28 +115,23 @@ class Renames:
         temporary = _temporary(one)
         details = {"one": one, "other": other, "temporary": temporary}
         etags = {"one_etag": first.etag, "other_etag": second.etag}
-        intent = await self._begin(_EXCHANGE, {**details, **etags})
         copy, remove = self._copies.copy, self._copies.remove
         kept: Head | None = None
         moved: Head | None = None
-        try:
-            kept = await copy(_blob(one, first), temporary, IF_FREE)
-            moved = await copy(_blob(other, second), one, {"If-Match": first.etag})
-            await copy(_blob(temporary, kept), other, {"If-Match": second.etag})
-        except OSError as error:
-            if not getattr(error, "uncertain", False):  # else the next mount looks how far it came
-                if kept is not None and moved is not None:
-                    await copy(_blob(temporary, kept), one, {"If-Match": moved.etag})
-                if kept is not None:
-                    await remove(temporary, kept.etag)
-                await _end(intent)
-            raise
-        else:
+        async with self.unsettled.begun(_EXCHANGE, {**details, **etags}) as under_way:
+            try:
+                kept = await copy(_blob(one, first), temporary, IF_FREE)
+                moved = await copy(_blob(other, second), one, {"If-Match": first.etag})
+                await copy(_blob(temporary, kept), other, {"If-Match": second.etag})
+            except OSError as error:
+                if not getattr(error, "uncertain", False):  # else it is looked how far it came
+                    if kept is not None and moved is not None:
+                        await copy(_blob(temporary, kept), one, {"If-Match": moved.etag})
+                    if kept is not None:
+                        await remove(temporary, kept.etag)
+                    await under_way.end()
+                raise
             await remove(temporary, kept.etag)
-            await _end(intent)
-        finally:
-            if intent is not None:
-                intent.close()
 
     async def _exchange_trees(self, one: str, other: str) -> None:
         for name in (one, other):
@@ -149,22 +139,19 @@ class Renames:
                 fail(errno.ENOENT, name)
         temporary = _temporary(one)
         details = {"one": one, "other": other, "temporary": temporary}
-        intent = await self._begin(_EXCHANGE_TREES, details)
-        try:
+        async with self.unsettled.begun(_EXCHANGE_TREES, details) as under_way:
             await self._move(one, temporary)
             try:
                 await self._move(other, one)
             except OSError:
                 await self._move(temporary, one)
-                await _end(intent)
+                await under_way.end()
                 raise
             await self._move(temporary, other)
-            await _end(intent)
-        finally:
-            if intent is not None:
-                intent.close()
 
     async def _resume(self, intent: Intent) -> None:
+        for name in names_of(intent):
+            self._moved(name)
         if intent.kind == TREE:
             await self.trees.resume(intent)
         elif intent.kind == _EXCHANGE:
@@ -196,6 +183,9 @@ class Renames:
     async def _resume_exchange_trees(self, intent: Intent) -> None:
         details: dict[str, Any] = intent.details
         one, other, temporary = details["one"], details["other"], details["temporary"]
+        # What it consists of comes first.
+        if self.unsettled.is_pending((one, other, temporary), intent):
+            fail(errno.EBUSY, one, "a part of it is incomplete")
         if await self._exists(temporary):
             if not await self._exists(one):
                 await self._move(temporary, one)
@@ -217,11 +207,6 @@ class Renames:
         else:
             await self.file(source, target, there.attributes, replace=False)
 
-    async def _begin(self, kind: str, details: dict[str, Any]) -> Intent | None:
-        if self._intents is None:
-            return None
-        return await trio.to_thread.run_sync(self._intents.begin, kind, details)
-
 
 def _blob(name: str, head: Head) -> Blob:
     return Blob(name, head.etag, head.attributes)
@@ -230,8 +215,3 @@ def _blob(name: str, head: Head) -> Blob:
 def _temporary(name: str) -> str:
     directory, base = posixpath.split(name)
     return posixpath.join(directory, f".{base[:200]}.{secrets.token_hex(8)}.exchange")
-
-
-async def _end(intent: Intent | None) -> None:
-    if intent is not None:
-        await trio.to_thread.run_sync(intent.end)

@@ -2,8 +2,8 @@
 
 First everything is copied, then everything is deleted: until the first deletion the old tree is
 whole, and whatever goes wrong is undone by deleting copies. From then on the new tree is whole, and
-what is interrupted is completed by deleting the rest. An intent on disk says how far it is, so that
-the next mount can do either after a crash.
+what is interrupted is completed by deleting the rest. An intent on disk says how far it is: what
+fails in the middle is settled in the background, what a crash interrupts by the next mount.
 
 Every copy and every deletion is conditional on the version that the plan was made with: what other
 nodes write meanwhile is never overwritten and never deleted.
@@ -15,7 +15,7 @@ import errno
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 import trio
@@ -23,9 +23,10 @@ import trio
 from fuse.blob import names
 from fuse.blob.copies import CHASES, IF_FREE, Copies, Head
 from fuse.blob.listing import Blob, Listing
+from fuse.blob.unsettled import Undertaking, Unsettled
 from fuse.errors import fail
 from fuse.groups import single_error
-from fuse.intents import Intent, Intents
+from fuse.intents import Intent
 from fuse.volume import Kind
 
 Item = TypeVar("Item")
@@ -34,6 +35,10 @@ log = structlog.get_logger("fuse")
 
 #: The kind of its intents.
 KIND: Final = "rename"
+
+#: Phases after the copying.
+DELETING: Final = "deleting"
+UNDOING: Final = "undoing"
 
 #: Copies and deletions under way at a time.
 CONCURRENCY: Final = 24
@@ -61,10 +66,10 @@ class Move:
 class Trees:
     """Renames directories of one container. All names are blobs' names."""
 
-    def __init__(self, listing: Listing, copies: Copies, intents: Intents | None) -> None:
+    def __init__(self, listing: Listing, copies: Copies, unsettled: Unsettled) -> None:
         self._listing = listing
         self._copies = copies
-        self._intents = intents
+        self._unsettled = unsettled
 
     async def rename(self, source: str, target: str, *, replace: bool) -> None:
         """Rename a directory; with ``replace`` an empty one may be in the way.
@@ -77,22 +82,16 @@ class Trees:
         if not plan:
             fail(errno.ENOENT, source)
         await self._check_target(target, replace=replace)
-        intent = await _Journal.begin(
-            self._intents,
-            {
-                "source": source,
-                "target": target,
-                "blobs": [[move.source.name[len(source) :], move.source.etag] for move in plan],
-            },
-        )
-        try:
-            await self._copy_or_undo(plan, intent)
-            await intent.note(phase="deleting")
-            await self._delete_or_undo(plan, intent)
+        details = {
+            "source": source,
+            "target": target,
+            "blobs": [[move.source.name[len(source) :], move.source.etag] for move in plan],
+        }
+        async with self._unsettled.begun(KIND, details) as under_way:
+            await self._copy_or_undo(plan, under_way)
+            await under_way.note(phase=DELETING)
+            await self._delete_or_undo(plan, under_way)
             await self._latecomers(source, target)
-            await intent.end()
-        finally:
-            intent.close()
 
     async def resume(self, intent: Intent) -> None:
         """Complete or undo a rename that a crash interrupted. OSError leaves it for later."""
@@ -102,9 +101,13 @@ class Trees:
             for suffix, etag in intent.details["blobs"]
         ]
         said = {"source": source, "target": target, "blobs": len(planned)}
-        if intent.details.get("phase") == "deleting":
+        phase = intent.details.get("phase")
+        if phase == DELETING:
             kept = await self._resume_deleting(planned)
             log.warning("completed a rename that was interrupted", kept=sorted(kept), **said)
+        elif phase == UNDOING:
+            await _each(planned, lambda item: self._remove_copy(item[0], item[2], ""))
+            log.warning("undid a rename that had failed", **said)
         elif await self._resume_copying(planned, intent):
             log.warning("completed a rename that was interrupted", **said)
         else:
@@ -134,7 +137,7 @@ class Trees:
         if marker is not None and (not replace or marker.attributes.kind is not Kind.DIRECTORY):
             fail(errno.ENOTDIR if replace else errno.EEXIST, target)
 
-    async def _copy_or_undo(self, plan: Sequence[Move], intent: _Journal) -> None:
+    async def _copy_or_undo(self, plan: Sequence[Move], under_way: Undertaking) -> None:
         """Copy everything; on failure delete the copies, and the old tree is as it was."""
         begun: dict[str, str] = {}
 
@@ -145,10 +148,10 @@ class Trees:
         try:
             await _each(plan, copy)
         except OSError as error:
-            await self._undo(plan, begun, intent, error)
+            await self._undo(plan, begun, under_way, error)
             raise
 
-    async def _delete_or_undo(self, plan: Sequence[Move], intent: _Journal) -> None:
+    async def _delete_or_undo(self, plan: Sequence[Move], under_way: Undertaking) -> None:
         """Delete the old names; what forbids it usually forbids the first deletion already."""
         first, *rest = reversed(plan)  # the marker last: the directory ends when it is empty
         try:
@@ -156,39 +159,26 @@ class Trees:
         except OSError as error:
             if getattr(error, "uncertain", False):  # it may have been done
                 raise
-            await self._undo(plan, {move.target: "" for move in plan}, intent, error)
+            await self._undo(plan, {move.target: "" for move in plan}, under_way, error)
             raise
-        try:
-            await _each(rest, self._delete)
-        except OSError as error:
-            log.error(  # noqa: TRY400 -- the cause is raised, this says what it means
-                "a rename is incomplete: files are under both names, the next mount completes it",
-                source=plan[0].source.name,
-                target=plan[0].target,
-                reason=error.strerror,
-            )
-            raise
+        await _each(rest, self._delete)
 
     async def _undo(
-        self, plan: Sequence[Move], begun: dict[str, str], intent: _Journal, cause: OSError
+        self, plan: Sequence[Move], begun: dict[str, str], under_way: Undertaking, cause: OSError
     ) -> None:
         async def undo(move: Move) -> None:
             await self._remove_copy(move.source.name, move.target, begun[move.target])
 
+        await _note_undoing(under_way)
         with trio.move_on_after(UNDO_PATIENCE) as patience:
             try:
                 await _each([move for move in plan if move.target in begun], undo)
-                await intent.end()
+                await under_way.end()
             except OSError as error:
-                log.error(  # noqa: TRY400 -- both reasons are here
-                    "a rename failed and could not be undone: the next mount does",
-                    source=plan[0].source.name,
-                    target=plan[0].target,
-                    reason=cause.strerror,
-                    undoing=error.strerror,
-                )
+                # Whoever asked is told why the rename failed; it is undone later.
+                log.warning("a rename cannot be undone now", undoing=error.strerror)
         if patience.cancelled_caught:
-            log.error("undoing a rename takes too long: the next mount does it")
+            log.warning("undoing a rename takes too long", cause=cause.strerror)
 
     async def _latecomers(self, source: str, target: str) -> None:
         """Take along what was made in the old directory while it was renamed."""
@@ -235,7 +225,7 @@ class Trees:
         if changed:
             await _each(planned, lambda item: self._remove_copy(item[0], item[2], ""))
             return False
-        await trio.to_thread.run_sync(lambda: intent.note(phase="deleting"))
+        await trio.to_thread.run_sync(lambda: intent.note(phase=DELETING))
         await self._resume_deleting(planned)
         return True
 
@@ -309,30 +299,14 @@ class Trees:
                 raise
 
 
-class _Journal:
-    """The intent of a rename, or none where the volume has no place for intents."""
-
-    def __init__(self, intent: Intent | None) -> None:
-        self._intent = intent
-
-    @classmethod
-    async def begin(cls, intents: Intents | None, details: dict[str, Any]) -> Self:
-        if intents is None:
-            return cls(None)
-        return cls(await trio.to_thread.run_sync(intents.begin, KIND, details))
-
-    async def note(self, **details: Any) -> None:
-        if self._intent is not None:
-            intent = self._intent
-            await trio.to_thread.run_sync(lambda: intent.note(**details))
-
-    async def end(self) -> None:
-        if self._intent is not None:
-            await trio.to_thread.run_sync(self._intent.end)
-
-    def close(self) -> None:
-        if self._intent is not None:
-            self._intent.close()
+async def _note_undoing(under_way: Undertaking) -> None:
+    """Who asked is told that it failed: it must not be completed later."""
+    try:
+        await under_way.note(phase=UNDOING)
+    except OSError as error:
+        log.warning("the next mount may complete a rename that failed", reason=error.strerror)
+        if under_way.intent is not None:
+            under_way.intent.details["phase"] = UNDOING
 
 
 async def _each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]]) -> None:

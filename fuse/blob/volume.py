@@ -28,6 +28,9 @@ from fuse.volume import Attributes, Changes, DirtyContent, Entry, Kind, Progress
 
 MIB = 1024 * 1024
 
+#: Seconds before a mount is ready that it completes or undoes what earlier ones left half-way.
+RECOVERY: Final = 5.0
+
 #: Real names of shortened components that are remembered.
 _REMEMBERED: Final = 10_000
 
@@ -59,12 +62,26 @@ class BlobVolume:
         intents = None
         if cache_directory is not None:
             intents = Intents(Places(cache_directory, self.identity).intents)
-        self._renames = Renames(self._listing, self._copies, intents)
+        self._renames = Renames(self._listing, self._copies, intents, self._directories.forget_tree)
         self._shortened: dict[str, str] = {}
 
     async def recover(self) -> None:
-        """Complete or undo what earlier mounts of this container left half-way, and log it."""
-        await self._renames.recover()
+        """Complete or undo what earlier mounts of this container left half-way, and log it.
+
+        What takes longer than a few seconds is left to :meth:`settle`.
+        """
+        await self._renames.unsettled.recover(RECOVERY)
+
+    async def settle(self) -> None:
+        """Complete or undo in the background what failed half-way, until cancelled."""
+        await self._renames.unsettled.run()
+
+    def warnings(self) -> Sequence[str]:
+        """Of each operation that is half-way what it is about, and why."""
+        return [
+            f"incomplete, and completed or undone as soon as possible: {what} ({reason})"
+            for what, reason in self._renames.unsettled.reasons()
+        ]
 
     # -- names --------------------------------------------------------------------------------
 
@@ -72,7 +89,7 @@ class BlobVolume:
         """A blob's properties, or a directory where only names below it exist."""
         if not path:
             return PLAIN
-        name = await self._name(path)
+        name = await self._tried(path)
         found = await self._properties(name)
         if names.is_directory_alias(path.rpartition("/")[2]):
             # Only beside a file: otherwise the directory has its own name.
@@ -87,7 +104,7 @@ class BlobVolume:
 
     async def list(self, path: str) -> AsyncGenerator[Sequence[Entry], None]:
         """The names below ``path``, a page of the service at a time."""
-        prefix = names.prefix_of(path, await self._name(path))
+        prefix = names.prefix_of(path, await self._tried(path))
         async with aclosing(self._directories.entries(path, prefix)) as pages:
             async for page in pages:
                 yield page
@@ -98,7 +115,7 @@ class BlobVolume:
 
     async def remove_directory(self, path: str) -> None:
         """Delete the marker of a directory that nothing is in."""
-        await self._directories.remove(path, await self._name(path))
+        await self._directories.remove(path, await self._tried(path))
 
     async def unlink(self, path: str) -> None:
         """Delete a blob, whatever version it is: the last name goes, as on other file systems.
@@ -106,6 +123,7 @@ class BlobVolume:
         EBUSY while it is leased or has snapshots, which would go with it.
         """
         name = await self._blob_name(path)
+        await self._renames.unsettled.tried(name)
         await self._directories.keep_parent(name)
         try:
             await self._store.request("DELETE", name)
@@ -118,6 +136,7 @@ class BlobVolume:
     ) -> Attributes:
         """Copy inside the store, then delete: a flat container has no rename."""
         old, new = await self._name(source), await self._new_name(target)
+        await self._renames.unsettled.settled(old, new)
         if old.rpartition("/")[0] != new.rpartition("/")[0]:
             await self._directories.keep_parent(old)
         if attributes.kind is not Kind.DIRECTORY:
@@ -132,7 +151,9 @@ class BlobVolume:
         for path in (one, other):
             if names.is_directory_alias(path.rpartition("/")[2]):
                 fail(errno.EINVAL, path, "a file has the same name")
-        await self._renames.exchange(await self._blob_name(one), await self._blob_name(other))
+        first, second = await self._blob_name(one), await self._blob_name(other)
+        await self._renames.unsettled.settled(first, second)
+        await self._renames.exchange(first, second)
 
     async def symlink(self, path: str, target: str, changes: Changes) -> Attributes:
         """A blob with the target as content, as blobfuse and azcopy make them."""
@@ -217,8 +238,8 @@ class BlobVolume:
         return Space()
 
     def statistics(self) -> dict[str, int | float]:
-        """Requests, bytes, retries, errors, latencies."""
-        return self._store.statistics()
+        """Requests, bytes, retries, errors, latencies; operations that are half-way."""
+        return {**self._store.statistics(), "unsettled": len(self._renames.unsettled)}
 
     # -- internals ----------------------------------------------------------------------------
 
@@ -281,7 +302,15 @@ class BlobVolume:
 
     async def _new_name(self, path: str) -> str:
         names.check_new(path)
-        return await self._blob_name(path)
+        name = await self._blob_name(path)
+        await self._renames.unsettled.tried(name)
+        return name
+
+    async def _tried(self, path: str) -> str:
+        """The name of a blob or directory, after a try to settle what is half-way about it."""
+        name = await self._name(path)
+        await self._renames.unsettled.tried(name)
+        return name
 
     async def _name(self, path: str) -> str:
         try:

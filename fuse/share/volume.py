@@ -312,6 +312,14 @@ class ShareVolume:
         await trio.lowlevel.checkpoint()
         return None in {old.file_id, new.file_id} or old.file_id == new.file_id
 
+    async def settle(self) -> None:
+        """Nothing: a share renames in one step."""
+        await trio.lowlevel.checkpoint()
+
+    def warnings(self) -> Sequence[str]:
+        """None."""
+        return []
+
     def statistics(self) -> dict[str, int | float]:
         """Counters of requests, bytes, retries and errors."""
         channel = self._link.current

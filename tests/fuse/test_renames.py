@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
+import math
 import os
 import subprocess
 
 import pytest
 import trio
+import trio.testing
 from azure.storage.blob import ContentSettings, StandardBlobTier
 
+import fuse.blob.volume
+from fuse.blob import unsettled
 from fuse.blob.copies import Copies
 from fuse.intents import Intents
 from fuse.places import Places
 from fuse.volume import Changes, Kind
 from tests.fuse.blob_volume import content, listing, opened, sdk
 from tests.fuse.driving import driver, volume_spec
-from tests.support.fault_proxy import FaultProxy, lose_answer, stall_before
+from tests.support.fault_proxy import FaultProxy, answer, lose_answer, stall_before
 
 pytestmark = pytest.mark.integration
 
@@ -402,6 +407,176 @@ async def test_a_failure_after_the_first_deletion_is_completed_by_the_next_mount
         await next_mount.recover()
     assert contents(client) == {name.replace("d", "new", 1): data for name, data in before.items()}
     assert no_intents(intents)
+
+
+# -- settled while mounted ------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def settling(volume):
+    """What fails in here is completed or undone by the volume itself."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(volume.settle)
+        await trio.testing.wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition):
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.02)
+
+
+UNREACHABLE = OSError(errno.EIO, "the store does not answer")
+
+
+async def test_what_fails_while_copying_is_undone_while_mounted(
+    volume, client, intents, monkeypatch
+):
+    """The program was told that it failed: it is not completed behind its back."""
+    before = await plant(volume, client)
+    attributes = await volume.stat("d")
+    async with settling(volume):
+        Faults(volume, monkeypatch, at=3, error=UNREACHABLE, for_ever=True)
+        with pytest.raises(OSError, match="does not answer"):
+            await volume.rename("d", "new", attributes, replace=False)
+        (warning,) = volume.warnings()
+        assert "d → new" in warning
+        assert "does not answer" in warning
+        assert volume.statistics()["unsettled"] == 1
+        assert set(contents(client)) > set(before), "half a tree"
+        monkeypatch.undo()
+        await until(lambda: no_intents(intents))
+        assert contents(client) == before
+        await until(lambda: not volume.warnings())
+        await volume.rename("d", "new", attributes, replace=False)
+    assert "d" not in contents(client)
+
+
+async def test_what_fails_while_deleting_is_completed_while_mounted(
+    volume, client, intents, monkeypatch
+):
+    before = await plant(volume, client)
+    async with settling(volume):
+        refused = PermissionError(errno.EACCES, "no")
+        Faults(
+            volume,
+            monkeypatch,
+            at=2,
+            error=refused,
+            for_ever=True,
+            matching=lambda m, n: m == "DELETE",
+        )
+        with pytest.raises(PermissionError):
+            await volume.rename("d", "new", await volume.stat("d"), replace=False)
+        monkeypatch.undo()
+        await until(lambda: no_intents(intents))
+    assert contents(client) == {name.replace("d", "new", 1): data for name, data in before.items()}
+
+
+async def test_a_half_tree_is_not_renamed_and_what_asks_for_it_has_it_settled(
+    volume, client, intents, monkeypatch
+):
+    before = await plant(volume, client)
+    await volume.make_directory("elsewhere", Changes())
+    attributes = await volume.stat("d")
+    # Nobody but who asks has it tried again.
+    monkeypatch.setattr(unsettled._Failed, "due", lambda self: 0 if self.wanted else math.inf)
+    async with settling(volume):
+        with monkeypatch.context() as faulty:
+            Faults(volume, faulty, at=3, error=UNREACHABLE, for_ever=True)
+            with pytest.raises(OSError, match="does not answer"):
+                await volume.rename("d", "new", attributes, replace=False)
+            for source, target in [("d/e", "elsewhere/e"), ("elsewhere", "new"), ("d", "x")]:
+                with pytest.raises(OSError, match="incomplete") as caught:
+                    await volume.rename(source, target, attributes, replace=False)
+                assert caught.value.errno == errno.EBUSY
+        with trio.fail_after(20):
+            while True:
+                try:
+                    await volume.stat("new")
+                except FileNotFoundError:
+                    break
+        assert contents(client) == {**before, "elsewhere": b""}
+        assert no_intents(intents)
+
+
+async def test_a_failed_exchange_of_directories_is_settled_while_mounted(
+    volume, client, intents, monkeypatch
+):
+    client.upload_blob("a/1", b"of a")
+    client.upload_blob("b/2", b"of b")
+    async with settling(volume):
+        for step in range(0, 9, 2):
+            with monkeypatch.context() as faulty:
+                Faults(volume, faulty, at=step, error=UNREACHABLE, for_ever=True)
+                with contextlib.suppress(OSError):
+                    await volume.exchange("a", "b")
+            await until(lambda: no_intents(intents))
+            assert contents(client) in (
+                {"a/1": b"of a", "b/2": b"of b"},
+                {"a/2": b"of b", "b/1": b"of a"},
+            ), step
+
+
+async def test_what_cannot_be_recovered_at_first_is_tried_again(
+    storage, blob_container, volume, client, intents, tmp_path, monkeypatch
+):
+    before = await plant(volume, client)
+    assert await crash_in_rename(volume, monkeypatch, 3, after=True)
+    async with opened(storage, blob_container, tmp_path) as next_mount:
+        with monkeypatch.context() as faulty:
+            Faults(next_mount, faulty, at=0, error=UNREACHABLE, for_ever=True)
+            await next_mount.recover()
+        assert len(next_mount.warnings()) == 1
+        async with settling(next_mount):
+            await until(lambda: no_intents(intents))
+    assert contents(client) == {name.replace("d", "new", 1): data for name, data in before.items()}
+
+
+async def test_a_long_recovery_does_not_keep_the_mount_waiting(
+    storage, blob_container, volume, client, intents, tmp_path, monkeypatch
+):
+    """What asks for its names waits for it instead."""
+    before = await plant(volume, client)
+    assert await crash_in_rename(volume, monkeypatch, 3, after=True)
+    monkeypatch.setattr(fuse.blob.volume, "RECOVERY", 0.0)
+    async with opened(storage, blob_container, tmp_path) as next_mount:
+        await next_mount.recover()
+        assert not no_intents(intents)
+        async with settling(next_mount):
+            assert (await next_mount.stat("new/e/g/h")).size == 1
+            with pytest.raises(FileNotFoundError):
+                await next_mount.stat("d")
+    assert contents(client) == {name.replace("d", "new", 1): data for name, data in before.items()}
+    assert no_intents(intents)
+
+
+def test_a_rename_that_the_store_refuses_half_way_is_undone_while_mounted(
+    storage, blob_container, client, short_path, eventually
+):
+    for number in range(20):
+        client.upload_blob(f"tree/{number}", str(number).encode())
+    with FaultProxy(storage.blob_endpoint) as proxy:
+        spec = volume_spec("blob", storage, blob_container, None) | {
+            "endpoint": proxy.endpoint,
+            "retryDeadline": 2,
+        }
+        with driver(spec, short_path) as mounted:
+            proxy.always(answer(503, "ServerBusy"), match="renamed/1")
+            proxy.always(answer(503, "ServerBusy"), method="DELETE")
+            with pytest.raises(OSError, match=r"error|timed out"):
+                os.rename(mounted.path / "tree", mounted.path / "renamed")
+            assert mounted.stats()["unsettled"] == 1
+            (warning,) = mounted.ask("status")["result"]["warnings"]
+            assert "tree → renamed" in warning
+            assert (mounted.path / "tree" / "7").read_bytes() == b"7"
+            proxy.clear()
+            eventually(lambda: mounted.stats()["unsettled"] == 0)
+            assert os.listdir(mounted.path) == ["tree"]
+            os.rename(mounted.path / "tree", mounted.path / "renamed")
+    assert {blob.name for blob in client.list_blobs()} == {f"renamed/{n}" for n in range(20)}
 
 
 async def test_a_rename_that_is_interrupted_is_completed_later(
