@@ -106,6 +106,14 @@ class MemoryVolume:
         """Nothing is written."""
         return 0
 
+    async def settle(self) -> None:
+        """Nothing can be half-way."""
+        await trio.lowlevel.checkpoint()
+
+    def warnings(self) -> Sequence[str]:
+        """None."""
+        return []
+
     async def space(self) -> Space:
         """No limit."""
         await trio.lowlevel.checkpoint()
