@@ -6,11 +6,12 @@ and completes or undoes it.
 
 One intent is one file of JSON lines: the first says what is to be done, each later one what has
 become known since. A line counts when it ends with a newline and parses: what a crash cut off was
-not acted upon, since every step waits for its line to be on disk (fsync). The file is locked
+not acted upon, since every step waits for its line to be on disk (fsync). One that is not durable
+does not wait: it survives this process, and perhaps not the machine. The file is locked
 (flock(2)) for as long as the process that works on it lives, so that no other mount takes a live
 operation for one that was left behind.
 
-All methods block on the disk: call them in a thread.
+All methods block on the disk: call them in a thread, unless the intent is not durable.
 """
 
 from __future__ import annotations
@@ -43,11 +44,20 @@ class Intent:
         details: What to do, with everything noted since.
     """
 
-    def __init__(self, path: Path, descriptor: int, kind: str, details: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        kind: str,
+        details: dict[str, Any],
+        *,
+        durable: bool = True,
+    ) -> None:
         self.path = path
         self.kind = kind
         self.details = details
         self._descriptor = descriptor
+        self._durable = durable
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +71,15 @@ class Intent:
         self.close()
 
     def note(self, **details: Any) -> None:
-        """Add to the details, durably. OSError when the disk does not take it."""
-        _append(self._descriptor, details)
+        """Add to the details. OSError when the disk does not take it."""
+        _append(self._descriptor, details, durable=self._durable)
         self.details.update(details)
 
     def end(self) -> None:
         """The operation is complete, or undone: forget it."""
         self.path.unlink(missing_ok=True)
-        _sync_directory(self.path.parent)
+        if self._durable:
+            _sync_directory(self.path.parent)
         self.close()
 
     def close(self) -> None:
@@ -88,20 +99,34 @@ class Intents:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def begin(self, kind: str, details: dict[str, Any]) -> Intent:
-        """Write down what is about to be done. OSError when the disk does not take it."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def begin(self, kind: str, details: dict[str, Any], *, durable: bool = True) -> Intent:
+        """Write down what is about to be done. OSError when the disk does not take it.
+
+        Args:
+            kind: What is done.
+            details: To what.
+            durable: Whether it has to survive a power failure.
+        """
         path = self.directory / f"{uuid.uuid4().hex}{_SUFFIX}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = self._create(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            _append(descriptor, {"format": FORMAT, "kind": kind, **details})
-            _sync_directory(self.directory)
+            _append(descriptor, {"format": FORMAT, "kind": kind, **details}, durable=durable)
+            if durable:
+                _sync_directory(self.directory)
         except BaseException:
             os.close(descriptor)
             path.unlink(missing_ok=True)
             raise
-        return Intent(path, descriptor, kind, dict(details))
+        return Intent(path, descriptor, kind, dict(details), durable=durable)
+
+    def _create(self, path: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return os.open(path, flags, 0o600)
 
     def left_behind(self) -> Iterator[Intent]:
         """Operations that nobody works on any more, each to be ended or closed by the caller.
@@ -143,13 +168,14 @@ def _adopt(path: Path) -> int | None:
     return descriptor
 
 
-def _append(descriptor: int, details: dict[str, Any]) -> None:
+def _append(descriptor: int, details: dict[str, Any], *, durable: bool) -> None:
     line = memoryview(json.dumps(details, ensure_ascii=True).encode() + b"\n")
     end = os.lseek(descriptor, 0, os.SEEK_END)
     try:
         while line:
             line = line[os.write(descriptor, line) :]
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, end)  # half a line would spoil the next one
         raise

@@ -46,11 +46,14 @@ class Head:
         etag: Its version.
         attributes: What it is.
         source: Where it was copied from, while it is exactly what the copy made; else empty.
+        copied_ns: When that copy ended, in whole seconds, as nanoseconds since the epoch; 0:
+            unknown.
     """
 
     etag: str
     attributes: Attributes
     source: str
+    copied_ns: int = 0
 
 
 class Copies:
@@ -70,7 +73,8 @@ class Copies:
         copied = headers.get("x-ms-copy-source", "")
         if headers.get("x-ms-copy-status") != "success":
             copied = ""
-        return Head(headers["etag"], properties.attributes(headers), copied)
+        ended = headers.get("x-ms-copy-completion-time")
+        return Head(headers["etag"], properties.attributes(headers), copied, _ns(ended))
 
     async def copy(self, source: Blob, target: str, condition: Mapping[str, str]) -> Head:
         """Copy exactly this version of a blob to ``target``.
@@ -111,8 +115,7 @@ class Copies:
             if done is None:
                 fail(errno.ESTALE, target, "the copy was deleted as soon as it was made")
             return done
-        changed = said.get("last-modified")
-        ctime = int(parsedate_to_datetime(changed).timestamp()) * 10**9 if changed else 0
+        ctime = _ns(said.get("last-modified"))
         # The creation time is the copy's own, and not known from its answer.
         kept = tuple(item for item in attributes.headers if item[0] != "x-ms-creation-time")
         copied = attributes.changed(
@@ -193,3 +196,7 @@ class Copies:
 
 def _plain(url: str) -> str:
     return url.partition("?")[0]
+
+
+def _ns(date: str | None) -> int:
+    return int(parsedate_to_datetime(date).timestamp()) * 10**9 if date else 0

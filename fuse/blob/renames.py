@@ -11,14 +11,16 @@ from typing import Any, Final
 import structlog
 import trio
 
-from fuse.blob.copies import CHASES, IF_FREE, Copies, Head
+from fuse.blob.copies import IF_FREE, Copies, Head
 from fuse.blob.listing import Blob, Listing
+from fuse.blob.moves import KIND as MOVE
+from fuse.blob.moves import Moves
 from fuse.blob.trees import KIND as TREE
 from fuse.blob.trees import Trees
 from fuse.blob.unsettled import Unsettled, names_of
 from fuse.errors import fail
 from fuse.intents import Intent, Intents
-from fuse.volume import Attributes, Kind
+from fuse.volume import Kind
 
 log = structlog.get_logger("fuse")
 
@@ -38,6 +40,7 @@ class Renames:
     Attributes:
         unsettled: What failed half-way.
         trees: Renames directories.
+        blobs: Renames blobs.
     """
 
     def __init__(
@@ -52,39 +55,7 @@ class Renames:
         self._copies = copies
         self.unsettled = Unsettled(intents, self._resume, _EXCHANGE_TREES)
         self.trees = Trees(listing, copies, self.unsettled)
-
-    async def file(
-        self, source: str, target: str, attributes: Attributes, *, replace: bool
-    ) -> Attributes:
-        """Copy, then delete: a flat container has no rename.
-
-        If the deletion is refused, the old name stays as it was. So does the new one if it had to
-        be free; what it replaced otherwise is gone, and it keeps the copy.
-        """
-        blob = Blob(source, attributes.version, attributes)
-        condition = {} if replace else IF_FREE
-        copied: Head | None = None
-        for _ in range(CHASES):
-            if blob.etag:
-                try:
-                    copied = await self._copies.copy(blob, target, condition)
-                    await self._copies.remove(source, blob.etag)
-                    return copied.attributes
-                except OSError as error:
-                    if error.errno != errno.ESTALE:
-                        if copied is not None:
-                            await self._undo(copied, source, target, error, replace=replace)
-                        raise
-            # Somebody wrote to it: a rename moves what has the name by now.
-            newer = await self._copies.head(source)
-            if newer is None:
-                fail(errno.ENOENT, source)
-            if newer.etag == blob.etag:
-                fail(errno.ESTALE, target, "the target changed")
-            blob = Blob(source, newer.etag, newer.attributes)
-            if copied is not None:
-                condition = {"If-Match": copied.etag}
-        raise OSError(errno.EBUSY, "somebody keeps writing to it", source)
+        self.blobs = Moves(copies, intents, self.unsettled)
 
     async def exchange(self, one: str, other: str) -> None:
         """Let two names change places. ENOENT; EINVAL where one is inside the other."""
@@ -101,15 +72,6 @@ class Renames:
             await self._exchange_trees(one, other)
 
     # -- internals ----------------------------------------------------------------------------
-
-    async def _undo(
-        self, copied: Head, source: str, target: str, cause: OSError, *, replace: bool
-    ) -> None:
-        """Delete the copy, if it is certain that it is not the only one left."""
-        if replace or getattr(cause, "uncertain", False) or not await self._copies.head(source):
-            log.warning("the old name could not be removed", source=source, target=target)
-            return
-        await self._copies.remove(target, copied.etag)
 
     async def _exchange_blobs(self, one: str, first: Head, other: str, second: Head) -> None:
         temporary = _temporary(one)
@@ -154,6 +116,8 @@ class Renames:
             self._moved(name)
         if intent.kind == TREE:
             await self.trees.resume(intent)
+        elif intent.kind == MOVE:
+            await self.blobs.resume(intent)
         elif intent.kind == _EXCHANGE:
             await self._resume_exchange(intent)
         elif intent.kind == _EXCHANGE_TREES:
@@ -205,7 +169,7 @@ class Renames:
         if there is None or there.attributes.kind is Kind.DIRECTORY:
             await self.trees.rename(source, target, replace=False)
         else:
-            await self.file(source, target, there.attributes, replace=False)
+            await self.blobs.move(source, target, there.attributes, replace=False)
 
 
 def _blob(name: str, head: Head) -> Blob:

@@ -141,7 +141,7 @@ class BlobVolume:
             await self._directories.keep_parent(old)
         if attributes.kind is not Kind.DIRECTORY:
             await self._blob_name(source)
-            return await self._renames.file(old, new, attributes, replace=replace)
+            return await self._renames.blobs.move(old, new, attributes, replace=replace)
         await self._renames.trees.rename(old, new, replace=replace)
         self._directories.forget_tree(old)
         return attributes

@@ -101,6 +101,22 @@ def no_intents(intents):
     return not intents.exists() or os.listdir(intents) == []
 
 
+@contextlib.asynccontextmanager
+async def settling(volume):
+    """What fails in here is completed or undone by the volume itself."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(volume.settle)
+        await trio.testing.wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition):
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.02)
+
+
 # -- files --------------------------------------------------------------------------------------
 
 
@@ -227,6 +243,99 @@ async def test_a_deletion_that_may_have_been_done_is_not_undone(
     )
     with pytest.raises(TimeoutError):
         await volume.rename("a", "b", seen, replace=replace)
+    assert contents(client) == {"b": b"1"}
+
+
+async def crash_in_move(volume, monkeypatch, at, *, after, replace):
+    with monkeypatch.context() as faulty:
+        Faults(volume, faulty, at=at, after=after)
+        try:
+            await volume.rename("a", "b", await volume.stat("a"), replace=replace)
+        except CrashError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("replace", [True, False])
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_crash_in_the_rename_of_a_file_leaves_one_name(
+    storage, blob_container, volume, client, intents, tmp_path, monkeypatch, replace, after
+):
+    for step in itertools.count():
+        client.upload_blob("a", b"new", overwrite=True)
+        if replace:
+            client.upload_blob("b", b"replaced", overwrite=True)
+        crashed = await crash_in_move(volume, monkeypatch, step, after=after, replace=replace)
+        if crashed:
+            async with opened(storage, blob_container, tmp_path) as next_mount:
+                await next_mount.recover()
+        assert no_intents(intents)
+        before = {"a": b"new"} | ({"b": b"replaced"} if replace else {})
+        begun = step > 0 or after
+        assert contents(client) == ({"b": b"new"} if begun or not crashed else before), step
+        client.delete_blob("b") if begun else None
+        if not crashed:
+            break
+    assert step == 2
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+async def test_what_changed_after_a_crash_keeps_both_names(
+    storage, blob_container, volume, client, intents, tmp_path, monkeypatch, which
+):
+    client.upload_blob("a", b"old")
+    assert await crash_in_move(volume, monkeypatch, 0, after=True, replace=False)
+    client.upload_blob(which, b"changed since", overwrite=True)
+    async with opened(storage, blob_container, tmp_path) as next_mount:
+        await next_mount.recover()
+    assert contents(client) == {"a": b"old", "b": b"old"} | {which: b"changed since"}
+    assert no_intents(intents)
+
+
+@pytest.mark.parametrize("change", [b"other", b"older"])
+async def test_an_older_copy_is_not_taken_for_the_one_that_was_not_made(
+    storage, blob_container, volume, client, intents, tmp_path, monkeypatch, change
+):
+    client.upload_blob("a", b"older")
+    await volume.rename("a", "b", await volume.stat("a"), replace=True)
+    client.upload_blob("a", change, metadata={"its": "own"})
+    assert await crash_in_move(volume, monkeypatch, 0, after=False, replace=True)
+    async with opened(storage, blob_container, tmp_path) as next_mount:
+        await next_mount.recover()
+    assert contents(client) == {"a": change, "b": b"older"}
+    assert no_intents(intents)
+
+
+async def test_the_note_of_a_file_waits_for_no_disk_and_needs_none(
+    volume, client, intents, monkeypatch
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for target, source in itertools.pairwise("cba"):
+        client.upload_blob(source, b"1", overwrite=True)
+        await volume.rename(source, target, await volume.stat(source), replace=True)
+        assert contents(client) == {target: b"1"}
+        assert no_intents(intents)
+        client.delete_blob(target)
+        monkeypatch.setattr(os, "write", full)
+
+
+async def test_a_deletion_of_which_nobody_knows_is_done_again_while_mounted(
+    volume, client, intents, monkeypatch
+):
+    client.upload_blob("a", b"1")
+    seen = await volume.stat("a")
+    unknown = OSError(errno.ETIMEDOUT, "no answer")
+    unknown.uncertain = True
+    async with settling(volume):
+        with monkeypatch.context() as faulty:
+            Faults(volume, faulty, at=0, error=unknown, matching=lambda m, n: m == "DELETE")
+            with pytest.raises(TimeoutError):
+                await volume.rename("a", "b", seen, replace=True)
+        assert contents(client) == {"a": b"1", "b": b"1"}
+        await until(lambda: no_intents(intents))
     assert contents(client) == {"b": b"1"}
 
 
@@ -410,22 +519,6 @@ async def test_a_failure_after_the_first_deletion_is_completed_by_the_next_mount
 
 
 # -- settled while mounted ------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def settling(volume):
-    """What fails in here is completed or undone by the volume itself."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(volume.settle)
-        await trio.testing.wait_all_tasks_blocked()
-        yield
-        nursery.cancel_scope.cancel()
-
-
-async def until(condition):
-    with trio.fail_after(20):
-        while not condition():
-            await trio.sleep(0.02)
 
 
 UNREACHABLE = OSError(errno.EIO, "the store does not answer")
