@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
+from typing import Final
 from weakref import WeakValueDictionary
 
 import trio
@@ -22,6 +23,9 @@ _NOTHING = memoryview(b"")
 
 #: What streams have left behind may take this part of the budget; beyond it is used again first.
 _SPENT = 8
+
+#: What is lent is at most this part of all (a divisor).
+_LENT: Final = 2
 
 
 class AbandonedError(Exception):
@@ -176,7 +180,7 @@ class MemoryCache:
     without needing more, and what has arrived and is waited for is taken. Read-ahead goes without.
 
     Attributes:
-        budget: Bytes.
+        budget: Bytes, less what is lent.
         evictions: Extents that had to go.
         hits: Reads that were answered from it at once.
         waiting: How long the other reads waited, for the store or for the disk.
@@ -188,6 +192,7 @@ class MemoryCache:
         self.hits = 0
         self.waiting = Latencies()
         self._held = 0
+        self._lent = 0
         self._slabs = Slabs()
         self._shelves: WeakValueDictionary[Hashable, Shelf] = WeakValueDictionary()
         #: Used at least once, least recently used first.
@@ -214,6 +219,7 @@ class MemoryCache:
         return {
             "memory_used_bytes": self.used,
             "memory_budget_bytes": self.budget,
+            "memory_lent_bytes": self._lent,
             "memory_read_ahead_bytes": sum(extent.size for extent in self._ahead),
             "memory_evictions": self.evictions,
             "memory_hits": self.hits,
@@ -256,6 +262,30 @@ class MemoryCache:
         (self._ahead if ahead else self._used)[extent] = None
         self._held += size
         return extent
+
+    def lend(self, size: int) -> bool:
+        """Take memory out of the budget for something else; False where that leaves too little.
+
+        Who borrows calls :meth:`give_back`.
+        """
+        if self._lent + size > (self.budget + self._lent) // _LENT:
+            return False
+        self._slabs.clear()
+        excess = self.used + size - self.budget
+        if excess > 0:
+            self._evict(excess, unread=True)
+            self._slabs.clear()
+        if self.used + size > self.budget:
+            return False
+        self.budget -= size
+        self._lent += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """What was lent is free again."""
+        self.budget += size
+        self._lent -= size
+        self.settled()
 
     async def room(self) -> None:
         """Wait until there may be more room than before."""

@@ -28,6 +28,7 @@ from fuse.cache import MemoryCache
 from fuse.diskcache import DiskCache
 from fuse.errors import fail
 from fuse.journal import Entry, Journal
+from fuse.pinned import Pinned
 from fuse.ranges import RangeSet
 from fuse.readahead import ReadAhead
 from fuse.reader import Reader
@@ -108,7 +109,7 @@ class Content:
         self._dirty = RangeSet()
         self._lock = trio.Lock()
         self._disk = disk
-        self._reader = Reader(volume, path, base, cache, nursery, disk)
+        self._reader: Reader | Pinned = Reader(volume, path, base, cache, nursery, disk)
         self._commit_window = ReadAhead(limit=32 * 1024 * 1024)
 
     @property
@@ -270,6 +271,25 @@ class Content:
                     if not dirty and stop <= self.size:
                         self._stage(start, data[start - position : stop - position])
             position += len(data)
+
+    async def pin(self) -> bool:
+        """Bring the base to memory, where the disk has no room; False where memory has none."""
+        size = self.base_size
+        if not self._cache.lend(size):
+            return False
+        data = bytearray(size)
+        try:
+            for start in range(0, size, LOCALISE_CHUNK):
+                wanted = min(LOCALISE_CHUNK, size - start)
+                data[start : start + wanted] = await self._reader.read(
+                    start, wanted, self._commit_window
+                )
+        except BaseException:
+            self._cache.give_back(size)
+            raise
+        self._reader.close()
+        self._reader = Pinned(data, self._cache)
+        return True
 
     def unlinking(self) -> None:
         """The name is about to go: what a crash leaves then is nobody's."""

@@ -283,13 +283,32 @@ class Contents:
         if content is None or content.superseded:
             return
         if content.users:
+            await self._keep(node, content)
+        try:
+            content.unlinking()
+        except OSError as error:
+            # Only needed to forget it after a crash just now; otherwise a person is asked.
+            if error.errno not in FULL:
+                raise
+
+    async def _keep(self, node: Inode, content: Content) -> None:
+        """Keep the bytes of an open file here: on the disk, or where that is full, in memory."""
+        for _ in ("as it is", "with room"):
             try:
                 await content.localise()
             except OSError as error:
-                if error.errno not in FULL or not await self._disk.make_room(content.size):
+                if error.errno not in FULL:
                     raise
-                await content.localise()
-        content.unlinking()
+            else:
+                return
+            if not await self._disk.make_room(content.size):
+                break
+        if not await content.pin():
+            log.warning(
+                "no room to keep a file that is open and loses its name: reading it is ESTALE",
+                path=path_of(node),
+                bytes=content.size,
+            )
 
     def unlinked(self, node: Inode) -> None:
         """The name is gone: nothing is committed any more."""

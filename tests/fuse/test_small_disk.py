@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import BlobServiceClient, ContainerClient
 
 from tests.fuse.driving import driver, volume_spec
 from tests.support.fault_proxy import FaultProxy, answer
@@ -102,3 +103,58 @@ def test_writers_on_a_full_disk_over_a_store_that_refuses_then_recovers(
             expected = (block * (written // len(block) + 1))[:written]
             assert stored[:written] == expected, json.dumps([name, len(stored), written])
             assert stored.endswith(b"and on")
+
+
+def fill(place):
+    """Leave no room at all."""
+    with open(place / "filler", "wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+def test_unlinking_what_is_open_needs_no_room_on_the_disk(
+    storage, blob_container, short_path, small_disk
+):
+    """As on a local disk: readers keep what was there, from memory."""
+    spec = volume_spec("blob", storage, blob_container, None)
+    data = {name: os.urandom(9 << 20) for name in ("gone", "replaced")}
+    with driver(spec, short_path, cacheDir=os.fspath(small_disk)) as mounted:
+        path = mounted.path
+        for name, content in data.items():
+            (path / name).write_bytes(content)
+        (path / "other").write_bytes(b"other")
+        with open(path / "gone", "rb") as gone, open(path / "replaced", "r+b") as replaced:
+            fill(small_disk)
+            os.unlink(path / "gone")
+            os.rename(path / "other", path / "replaced")
+            assert mounted.stats()["memory_lent_bytes"] == 18 << 20
+            assert sorted(os.listdir(path)) == ["replaced"]
+            assert gone.read() == data["gone"]
+            assert replaced.read() == data["replaced"]
+            assert (path / "replaced").read_bytes() == b"other"
+        (small_disk / "filler").unlink()
+    assert mounted.process.returncode == 0
+
+
+def test_unlinking_succeeds_where_there_is_room_nowhere(
+    storage, blob_container, short_path, small_disk
+):
+    spec = volume_spec("blob", storage, blob_container, None)
+    data = os.urandom(40 << 20)
+    url = f"{storage.blob_endpoint}/{blob_container}"
+    changes = {"cacheDir": os.fspath(small_disk), "memoryBudget": 64 << 20}
+    with (
+        ContainerClient.from_container_url(url, credential=storage.key) as client,
+        driver(spec, short_path, **changes) as mounted,
+    ):
+        client.upload_blob("f", data)
+        with open(mounted.path / "f", "rb", buffering=0) as file:
+            fill(small_disk)
+            os.unlink(mounted.path / "f")
+            assert mounted.stats()["memory_lent_bytes"] == 0
+            with pytest.raises(OSError, match="Stale") as caught:
+                os.pread(file.fileno(), 1 << 20, 30 << 20)
+            assert caught.value.errno == errno.ESTALE
+            assert "no room to keep" in mounted.log.read_text()
