@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -50,9 +51,9 @@ class Work:
     lines: int = 0
 
 
-def write(path: Path, size: int) -> dict[str, Any]:
-    """A task: write a file from front to end, and sync it."""
-    return {"kind": "write", "path": os.fspath(path), "size": size}
+def write(path: Path, size: int, seed: int) -> dict[str, Any]:
+    """A task: write the file of :func:`noise` from front to end, and sync it."""
+    return {"kind": "write", "path": os.fspath(path), "size": size, "seed": seed}
 
 
 def checkpoint(path: Path, size: int) -> dict[str, Any]:
@@ -90,9 +91,14 @@ def name(number: int, *, renamed: bool = False) -> str:
     return f"{'renamed' if renamed else 'file'}{number:06}.txt"
 
 
-def noise(size: int) -> Iterator[memoryview]:
-    """The bytes of a large file, a piece at a time."""
-    view = memoryview(os.urandom(min(_NOISE, max(size, 1))))
+def small(size: int) -> bytes:
+    """The bytes of a small file."""
+    return b"x" * size
+
+
+def noise(size: int, seed: int) -> Iterator[memoryview]:
+    """The bytes of a large file, a piece at a time: the same for the same seed."""
+    view = memoryview(random.Random(seed).randbytes(min(_NOISE, max(size, 1))))  # noqa: S311
     for position in range(0, size, _BLOCK):
         start = position % len(view)
         yield view[start : start + min(_BLOCK, size - position)]
@@ -115,7 +121,7 @@ def _many(kind: str, directory: Path, count: int) -> dict[str, Any]:
 
 
 def _write(task: dict[str, Any]) -> Callable[[], int | None]:
-    pieces = list(noise(task["size"]))
+    pieces = list(noise(task["size"], task["seed"]))
 
     def go() -> None:
         descriptor = os.open(task["path"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -149,7 +155,7 @@ def _checkpoint(task: dict[str, Any]) -> Callable[[], int | None]:
 
 
 def _create(task: dict[str, Any]) -> Callable[[], int | None]:
-    directory, content = Path(task["path"]), b"x" * task["size"]
+    directory, content = Path(task["path"]), small(task["size"])
 
     def go() -> None:
         directory.mkdir()

@@ -11,7 +11,7 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from azure.storage.blob import ContainerClient
@@ -32,8 +32,9 @@ GIB = 1024**3
 #: Numbers of connections among which the bare upload finds its best.
 _CONNECTIONS = (1, 2, 4, 8)
 
-#: Bytes of each small file.
+#: Bytes of each small file; of how many one is read back.
 _SMALL = 1000
+_SAMPLED = 20
 
 _numbers = itertools.count(1)
 
@@ -91,11 +92,12 @@ def _large() -> Experiment:
         work = size / GIB
 
         def do(mounted: Mounted, client: ContainerClient, who: str) -> Sample:
-            path = mounted.path / "sequential.bin"
+            path, seed = mounted.path / "sequential.bin", next(_numbers)
             seconds, costs, _ = _timed(
-                mounted, workloads.write(path, size), work,
+                mounted, workloads.write(path, size, seed), work,
                 lambda: arrivals.one(client, path.name, size),
             )  # fmt: skip
+            arrivals.compare(client, path.name, workloads.noise(size, seed))
             path.unlink()
             metrics = {"rate": size / seconds / MB, "write": seconds}
             costs_of = {}
@@ -106,6 +108,7 @@ def _large() -> Experiment:
                 arrivals.one(client, archive.name, archive.stat().st_size)
                 metrics["checkpoint"] = time.monotonic() - done.begin
                 costs_of["checkpoint"] = meter.costs(work, done.cpu)
+                arrivals.unzip(client, archive.name)
             return Sample(metrics, costs, costs_of)
 
         candidates = list(_CONNECTIONS)
@@ -176,9 +179,15 @@ def _small_files() -> Experiment:
                 # Looking whether all is there takes a while itself; ours does not answer before.
                 metrics[kind] = count / (done.seconds if wanted is None else seconds)
 
+            def check(names: Iterable[str]) -> None:
+                for name in itertools.islice(names, 0, None, _SAMPLED):
+                    arrivals.compare(client, f"small/{name}", [workloads.small(_SMALL)])
+
             phase(workloads.create(place, count, _SMALL), made)
+            check(made)
             phase(workloads.stat(place, count), None)
             phase(workloads.rename(place, count), renamed)
+            check(renamed)
             phase(workloads.delete(place, count), {})
             return Sample(metrics, costs_of["create"], costs_of)
 
@@ -216,13 +225,10 @@ def _repository() -> Experiment:
                     for path in source.glob("d*/*")
                 }
 
-                def arrived() -> None:
-                    found = _sizes(client)
-                    while not wanted.items() <= found.items():
-                        time.sleep(0.2)
-                        found = _sizes(client)
-
-                seconds, costs, _ = _timed(mounted, workloads.command(*words), 1, arrived)
+                seconds, costs, _ = _timed(
+                    mounted, workloads.command(*words), 1,
+                    lambda: arrivals.all_of(client, "clone/", wanted),
+                )  # fmt: skip
                 done = subprocess.run(
                     ["git", "-C", target, "fsck", "--strict"], capture_output=True, check=False
                 )
@@ -242,13 +248,6 @@ def _repository() -> Experiment:
         ),
         prepare=prepare,
     )
-
-
-def _sizes(client: ContainerClient) -> dict[str, int]:
-    return {
-        blob.name.removeprefix("clone/"): blob.size
-        for blob in client.list_blobs(name_starts_with="clone/d")
-    }
 
 
 def _make_repository(root: Path, count: int) -> None:
