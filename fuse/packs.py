@@ -42,6 +42,24 @@ def largest(budget: int | None) -> int:
     return max(SMALLEST, min(LARGEST, (budget or 0) // _PARTS))
 
 
+class _Table:
+    """The table of places, opened for reading; closed when the last thread is through with it."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, _READ)
+        status = os.fstat(self.descriptor)
+        self._identity = status.st_dev, status.st_ino
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def is_same(self, descriptor: int) -> bool:
+        """Whether this is the file that is open there."""
+        status = os.fstat(descriptor)
+        return self._identity == (status.st_dev, status.st_ino)
+
+
 class Packs:
     """The packs of a directory, as one mount uses them: one thread writes, any number reads.
 
@@ -55,6 +73,7 @@ class Packs:
         self._number = number
         self._current = 0
         self._end = 0
+        self._table: _Table | None = None
 
     def read(
         self, version: Version, view: memoryview, flags: int, used: Callable[[int], None]
@@ -100,8 +119,10 @@ class Packs:
         Raises:
             OSError: What the disk says. What was kept by then is whole.
         """
-        index = self._table()
+        index = self._open_table()
         try:
+            if self._table is not None and not self._table.is_same(index):
+                self._table = None
             while versions:
                 count = _fitting(versions, limit)
                 self._append(index, versions[:count], limit)
@@ -136,7 +157,7 @@ class Packs:
         self._end = 0
         return os.open(self._path(self._current), _WRITE | os.O_EXCL, 0o600)
 
-    def _table(self) -> int:
+    def _open_table(self) -> int:
         """The table of places, to be written; where it is new, with what the packs have."""
         path = self._root + INDEX
         try:
@@ -169,14 +190,13 @@ class Packs:
             os.close(pack)
 
     def _find(self, key: bytes, flags: int) -> int | None:
-        try:
-            index = os.open(self._root + INDEX, _READ)
-        except FileNotFoundError:
-            return None
-        try:
-            return packindex.find(index, key, flags=flags)
-        finally:
-            os.close(index)
+        table = self._table
+        if table is None:
+            try:
+                table = self._table = _Table(self._root + INDEX)
+            except FileNotFoundError:
+                return None
+        return packindex.find(table.descriptor, key, flags=flags)
 
     def _forget(self, key: bytes) -> None:
         try:

@@ -92,6 +92,23 @@ def test_a_table_that_is_gone_is_made_from_the_packs(tmp_path):
     assert all(fetch(cache, name, 100) == content(name, 100) for name in "abcdef")
 
 
+def test_a_directory_that_is_made_anew_is_noticed(tmp_path):
+    """By whoever writes next: until then there are misses, and nothing worse."""
+    cache = Packs(tmp_path)
+    keep(cache, "a", 100)
+    assert fetch(cache, "a", 100) == content("a", 100)
+    (tmp_path / packs.DIRECTORY).rename(tmp_path / "away")
+    assert fetch(cache, "a", 100) is None
+    keep(Packs(tmp_path), "b", 100)
+    assert fetch(cache, "b", 100) is None
+    keep(cache, "c", 100)
+    assert [fetch(cache, name, 100) for name in "abc"] == [
+        None,
+        content("b", 100),
+        content("c", 100),
+    ]
+
+
 def test_damage_is_noticed_once_and_then_forgotten(tmp_path):
     cache = Packs(tmp_path)
     keep(cache, "ab", 100)
