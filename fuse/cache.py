@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from fuse.latency import Latencies
-from fuse.slabs import Slab, Slabs
+from fuse.slabs import Slab, Slabs, capacity
 
 _NOTHING = memoryview(b"")
 
@@ -101,7 +101,7 @@ class Extent:
         self.shelf = shelf
         self.start = start
         self.end = end
-        self.view = memoryview(slab)
+        self.view = memoryview(slab)[: end - start]
         self._slab: Slab = slab
         self.filled = 0
         self.complete = False
@@ -113,12 +113,12 @@ class Extent:
     @property
     def size(self) -> int:
         """Bytes that the extent holds of the budget."""
-        return self.end - self.start
+        return len(self._slab)
 
     def renew(self) -> None:
         """Leave the buffer to whoever may still write to it; nobody has had a byte of it yet."""
         self._slab = bytearray(self.size)
-        self.view = memoryview(self._slab)
+        self.view = memoryview(self._slab)[: self.end - self.start]
 
     def part_with(self) -> Slab:
         """Give the buffer away; views that were handed out stay good."""
@@ -137,8 +137,8 @@ class Extent:
         self.error = error
         self.complete = True
         if error is None:
-            self.filled = self.size
-        self._wake(self.size)
+            self.filled = self.end - self.start
+        self._wake(self.end - self.start)
 
     def check(self) -> None:
         """Raise what the fetch ended with, as :meth:`wait` does."""
@@ -239,7 +239,7 @@ class MemoryCache:
 
         With ``ahead``, nobody waits for it: it takes no room from what others read ahead.
         """
-        size = end - start
+        size = capacity(end - start)
         if self._spent_held > self.budget // _SPENT:
             self._evict_from(self._spent, size, pinned=False)
         slab = self._slabs.reuse(size)

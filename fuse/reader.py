@@ -126,7 +126,8 @@ class Reader:
         self._cache.touch(
             extent,
             to_the_end=end == extent.end,
-            streamed=window.window > 0 and self._size > WHOLE_FILE,
+            # The kernel has a small file's pages then, for whoever opens this version.
+            streamed=window.window > 0 or (not offset and self._size <= WHOLE_FILE),
         )
         return extent.view[offset - extent.start : end - extent.start]
 

@@ -1,6 +1,6 @@
-"""Buffers of the memory tier: small ones from the heap, large ones mapped, and used again.
+"""Buffers of the memory tier: tiny ones from the heap, others mapped, and used again.
 
-A fresh mapping costs a page fault for each 4 KiB, which is more than receiving the bytes does. So
+Fresh memory costs a page fault for each 4 KiB, which is more than receiving the bytes does. So
 large buffers are of huge pages, where the kernel has some, and one that nobody reads from any more
 is filled again.
 """
@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import mmap
 
-#: Buffers from this size on (bytes) are mapped.
-MAPPED = 1 << 20
+#: Buffers from this size on (bytes) are mapped, in whole pages.
+MAPPED = 16 * 1024
 
 #: Bytes of a huge page.
 _HUGE = 2 << 20
 
 Slab = bytearray | mmap.mmap
+
+
+def capacity(size: int) -> int:
+    """Bytes of the buffer that one gets for ``size``."""
+    return size if size < MAPPED else -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class Slabs:
@@ -30,7 +35,8 @@ class Slabs:
         self._free: dict[int, list[mmap.mmap]] = {}
 
     def reuse(self, size: int) -> Slab | None:
-        """A free buffer of exactly ``size`` bytes, holding whatever was in it, if there is one."""
+        """A free buffer for ``size`` bytes, holding whatever was in it, if there is one."""
+        size = capacity(size)
         free = self._free.get(size)
         if not free:
             return None
@@ -38,9 +44,10 @@ class Slabs:
         return free.pop()
 
     def make(self, size: int) -> Slab:
-        """A new buffer of ``size`` bytes."""
+        """A new buffer for ``size`` bytes, of its :func:`capacity`."""
         if size < MAPPED:
             return bytearray(size)
+        size = capacity(size)
         slab = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= _HUGE:
             slab.madvise(mmap.MADV_HUGEPAGE)

@@ -191,7 +191,7 @@ class Staging:
         """Wait for memory for a body, and have it. Nobody may refer to it afterwards."""
         async with self.buffers.held(size):
             slab = self._slabs.reuse(size) or self._slabs.make(size)
-            with memoryview(slab) as view:
+            with memoryview(slab)[:size] as view:
                 yield view
             if self._slabs.spare + size <= SPARE:
                 self._slabs.give_back(slab)

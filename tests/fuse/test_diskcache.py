@@ -444,7 +444,7 @@ async def test_large_writes_go_past_the_page_cache(tmp_path, nursery, monkeypatc
     data = content(CHUNK + 3 * MIB + 1234)
     one = version(len(data))
     slab = Slabs().make(len(data))
-    slab[:] = data
+    slab[: len(data)] = data
     past = []
     write = blockfile._write_past
     monkeypatch.setattr(

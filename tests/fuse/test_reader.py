@@ -19,6 +19,7 @@ from fuse.cache import Extent, MemoryCache
 from fuse.diskcache import DiskCache
 from fuse.readahead import ReadAhead
 from fuse.reader import Reader
+from fuse.slabs import capacity
 from fuse.volume import Attributes, Kind
 
 MIB = 1024 * 1024
@@ -188,6 +189,21 @@ async def test_old_extents_make_room_for_new_ones(nursery, disk):
     assert cache.evictions >= 16
 
 
+async def test_small_files_that_were_read_use_the_same_memory(nursery, disk):
+    """The kernel has their pages: a fresh buffer for each costs more than receiving the bytes."""
+    cache = MemoryCache(16 * MIB)
+    for number in range(200):
+        data = random.Random(number).randbytes(100_000 - number)
+        attributes = Attributes(Kind.FILE, size=len(data), version='"1"')
+        name = f"f{number}"
+        one = Reader(Store(data), lambda name=name: name, attributes, cache, nursery, disk)
+        assert bytes(await one.read(0, len(data), ReadAhead(MIB))) == data
+        one.close()
+        assert cache.used <= 2 * MIB + 2 * capacity(100_000)
+    kept = Reader(Store(b""), lambda: name, attributes, cache, nursery, disk)
+    assert bytes(kept.read_now(0, len(data), ReadAhead(MIB))) == data, "the last ones are there"
+
+
 async def test_whoever_finds_no_room_waits_for_it(nursery, disk):
     """Sixteen readers of half the budget each: none fails, and the budget holds."""
     data = random.Random(13).randbytes(8 * MIB)
@@ -236,8 +252,12 @@ async def test_what_one_reader_gives_up_another_one_fetches(nursery, disk):
 def test_an_extent_holds_what_it_counts():
     """The budget speaks of memory: a buffer is as large as its extent, and no larger."""
     cache = MemoryCache(64 * MIB)
+    tiny = cache.make(cache.shelf("t"), 0, 10_000)
+    assert sys.getsizeof(tiny.view.obj) < tiny.size + 1024
     small = cache.make(cache.shelf("s"), 0, 100_000)
-    assert sys.getsizeof(small.view.obj) < 100_000 + 1024
+    assert len(small.view.obj) == small.size == capacity(100_000)
+    assert len(small.view) == 100_000
+    assert cache.used == tiny.size + small.size
     large = cache.make(cache.shelf("l"), 0, 2 * MIB)
     assert len(large.view.obj) == large.size == 2 * MIB
 
