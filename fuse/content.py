@@ -32,6 +32,7 @@ from fuse.pinned import Pinned
 from fuse.ranges import RangeSet
 from fuse.readahead import ReadAhead
 from fuse.reader import Reader
+from fuse.records import Replay
 from fuse.staging import Stager, Staging
 from fuse.volume import Attributes, Changes, Kind, Staged, Volume
 
@@ -207,6 +208,16 @@ class Content:
     def conceived(self, entry: Entry) -> None:
         """It is a new file: the journal has it, and the store does not."""
         self._entry = entry
+
+    def adopted(self, entry: Entry, state: Replay, mtime_ns: int) -> None:
+        """Go on with what an earlier mount was told, and the store does not have."""
+        self._entry = entry
+        self._dirty = state.dirty
+        self.size, self.base_size = state.size, state.base_size
+        self.changes, self.mtime_ns = state.changes, mtime_ns
+        self._touched = state.records > 1
+        self.modified = True
+        self.modified_since = trio.current_time()
 
     async def reserve(self) -> None:
         """Make an empty file of the name in the store, if it has none yet. Holds up no writer.

@@ -14,6 +14,7 @@ from fuse.diskcache import DiskCache
 from fuse.errors import fail
 from fuse.inodes import Inode, InodeTable, is_directory
 from fuse.journal import Entry, Journal
+from fuse.leftover import Leftover
 from fuse.namespace import Namespace
 from fuse.staging import Staging
 from fuse.unmade import RESERVE_AFTER
@@ -94,6 +95,13 @@ class Contents:
         """Give a file that the journal has, and the store does not, its content."""
         node.content = self._make(node, node.attributes)
         node.content.conceived(entry)
+
+    def adopt(self, node: Inode, leftover: Leftover) -> Content:
+        """Give a file the content that an earlier mount left in the journal. OSError: not now."""
+        entry = self._journal.go_on(leftover.log_file, leftover.replay)
+        node.content = self._make(node, leftover.base)
+        node.content.adopted(entry, leftover.replay, leftover.mtime_ns)
+        return node.content
 
     def opened(self, node: Inode, content: Content) -> bool:
         """Note a new handle; whether the kernel may keep the pages that it has of the file."""

@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from fuse import control, kernel
+from fuse.adoption import Adopted, adopt
 from fuse.blob.mount_options import apply as apply_mount_options
 from fuse.errors import MountError
 from fuse.filesystem import FileSystem
@@ -37,6 +38,9 @@ log = structlog.get_logger("fuse")
 
 #: How often to look for data whose commit is due (seconds).
 COMMIT_TICK = 0.2
+
+#: Seconds before the mount is ready that are spent on what earlier mounts left behind.
+RECOVERY = 5.0
 
 #: Seconds from a second request to stop until the process is gone, whatever hangs.
 HURRY = 5.0
@@ -76,6 +80,7 @@ class Driver:
         self._filesystem: FileSystem | None = None
         self._store: BlobStore | None = None
         self._recovered = Report()
+        self._adopted = Adopted()
 
     @property
     def warnings(self) -> list[str]:
@@ -94,11 +99,16 @@ class Driver:
                 f"{self._lost} file(s) were changed by somebody else before what was written here "
                 f"could be stored; it is kept: {by_hand}"
             )
-        if waiting := len(self._recovered.waiting):
+        if waiting := self._waiting:
             told.append(f"{waiting} file(s) of an earlier mount are still not stored: {by_hand}")
         if self._filesystem is not None:
             told += self._filesystem.volume.warnings()
         return told
+
+    @property
+    def _waiting(self) -> int:
+        """Files of earlier mounts that the store does not have yet."""
+        return len(self._recovered.waiting) + self._adopted.waiting
 
     @property
     def _lost(self) -> int:
@@ -135,9 +145,14 @@ class Driver:
                 volume,
                 Places(self._options.cache_directory, volume.identity),
                 read_only=self._options.read_only,
+                patience=RECOVERY,
             )
             filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), self._options, nursery)
             self._filesystem = filesystem
+            if not self._options.read_only:
+                self._adopted = adopt(
+                    filesystem.journal, filesystem.inodes, filesystem.contents, self._recovered
+                )
             nursery.start_soon(filesystem.journal.sync_when_due)
             nursery.start_soon(volume.settle)
             self._mount(filesystem)
@@ -297,9 +312,9 @@ class Driver:
             "stopping": self._stop.is_set(),
             "warnings": self.warnings,
             "recovery": {
-                "committed": len(self._recovered.committed),
+                "committed": len(self._recovered.committed) + self._adopted.committed,
                 "conflicts": len(self._recovered.conflicts) + self._lost,
-                "waiting": len(self._recovered.waiting),
+                "waiting": self._waiting,
             },
         }
 

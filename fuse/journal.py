@@ -35,6 +35,9 @@ log = structlog.get_logger("fuse")
 
 LOCK = "lock"
 
+#: Suffix of a log that is about to take the place of another one.
+NEW = ".new"
+
 #: Uncommitted data is brought from the page cache to the disk this often (seconds).
 SYNC_INTERVAL = 5.0
 
@@ -42,26 +45,28 @@ SYNC_INTERVAL = 5.0
 class Entry:
     """The uncommitted changes of one file."""
 
-    def __init__(self, journal: Journal, number: int, path: str, base: Attributes) -> None:
+    def __init__(self, journal: Journal, place: Path, log: bytes, *, goes_on: bool = False) -> None:
+        """Write its first records; with ``goes_on`` in place of those of an entry that is there."""
         self._journal = journal
-        self._log_path = journal.directory / f"{number}.log"
-        self._data_path = journal.directory / f"{number}.data"
+        self._log_path = place.with_suffix(".log")
+        self._data_path = place.with_suffix(".data")
         self._log = -1
         self.data = -1
         self._length = 0
         self._unsynced = False
         self._named = False
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        first = place.with_suffix(NEW) if goes_on else self._log_path
         try:
-            self.data = os.open(self._data_path, flags, 0o600)
-            self._log = os.open(self._log_path, flags | os.O_APPEND, 0o600)
-            self._append(
-                records.header(
-                    records.Header(journal.places.identity, path, base, journal.boot, time.time())
-                )
-            )
+            self.data = os.open(self._data_path, flags | (0 if goes_on else os.O_EXCL), 0o600)
+            self._log = os.open(first, flags | os.O_EXCL | os.O_APPEND, 0o600)
+            self._append(log)
+            first.rename(self._log_path)
         except BaseException:
-            self.discard()
+            if goes_on:
+                first.unlink(missing_ok=True)
+            else:
+                self.discard()
             self.close()
             raise
 
@@ -194,6 +199,7 @@ class Journal:
         self._numbers = count(1)
         self._directory: Path | None = None
         self._lock = -1
+        self._taken_over = ExitStack()
 
     @property
     def directory(self) -> Path:
@@ -219,7 +225,21 @@ class Journal:
 
     def begin(self, path: str, base: Attributes) -> Entry:
         """Start to note changes of a file. ENOSPC and the like when the disk refuses."""
-        entry = Entry(self, next(self._numbers), path, base)
+        head = records.Header(self.places.identity, path, base, self.boot, time.time())
+        place = self.directory / f"{next(self._numbers)}"
+        entry = Entry(self, place, records.header(head))
+        self._entries[entry] = None
+        return entry
+
+    def take_over(self) -> list[Path]:
+        """Directories of mounts that are no more: this mount's as long as it lives."""
+        return self._taken_over.enter_context(abandoned(self.places))
+
+    def go_on(self, log_file: Path, state: records.Replay) -> Entry:
+        """Go on with an entry in a directory that was taken over. OSError: it is as it was."""
+        log_file.with_suffix(NEW).unlink(missing_ok=True)  # of one that did not get that far
+        log = records.rewritten(state, self.boot)
+        entry = Entry(self, log_file.with_suffix(""), log, goes_on=True)
         self._entries[entry] = None
         return entry
 
@@ -252,7 +272,8 @@ class Journal:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Give the directory up; what is left in it is for the next mount."""
+        """Give the directories up; what is left in them is for the next mount."""
+        self._taken_over.close()
         if self._directory is None:
             return
         (self._directory / LOCK).unlink(missing_ok=True)

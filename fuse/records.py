@@ -179,6 +179,22 @@ def commit(mtime_ns: int) -> bytes:
     return _record(Record.COMMIT, _SIZE.pack(mtime_ns))
 
 
+def rewritten(state: Replay, boot: str) -> bytes:
+    """A log that tells what ``state`` does, for somebody who goes on with it on this boot."""
+    head = state.header
+    parts = [header(Header(head.identity, state.path, state.base, boot, head.created))]
+    if state.base_size != state.base.size:
+        parts.append(truncate(state.base_size))
+    parts += [write(start, end) for start, end in state.dirty]
+    if state.size != max([state.base_size, *(end for _, end in state.dirty)]):
+        parts.append(truncate(state.size))
+    if state.changes:
+        parts.append(changes(state.changes))
+    if state.committing is not None:
+        parts.append(commit(state.committing))
+    return b"".join(parts)
+
+
 def replay(log: bytes, *, boot: str | None) -> Replay:
     """What a log tells, as far as it can be believed on a machine with this boot id.
 

@@ -15,14 +15,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import structlog
+import trio
 
 from fuse import records
 from fuse.errors import fail
-from fuse.journal import abandoned, hold, is_abandoned, keep
+from fuse.journal import NEW, abandoned, hold, is_abandoned, keep
 from fuse.leftover import Base, Leftover
 from fuse.places import Places
 from fuse.volume import Volume
@@ -38,6 +40,8 @@ _DOUBTFUL = (
     "the store, the rest is kept here as it was found"
 )
 
+_LATER = "it takes a while"
+
 #: Bytes handled at a time.
 _CHUNK = 4 * 1024 * 1024
 
@@ -49,7 +53,7 @@ class Report:
     Attributes:
         committed: Paths that the store has now.
         conflicts: Path → why it was put into the recovery directory.
-        waiting: Path → why it could not be committed now; the next mount tries again.
+        waiting: Path → why it could not be committed now; it is tried again.
     """
 
     committed: list[str] = field(default_factory=list)
@@ -57,17 +61,34 @@ class Report:
     waiting: dict[str, str] = field(default_factory=dict)
 
 
-async def recover(volume: Volume, places: Places, *, read_only: bool = False) -> Report:
-    """Commit what earlier mounts of the volume left behind. Nothing is ever overwritten or lost."""
+async def recover(
+    volume: Volume, places: Places, *, read_only: bool = False, patience: float = inf
+) -> Report:
+    """Commit what earlier mounts of the volume left behind. Nothing is ever overwritten or lost.
+
+    Args:
+        volume: Where to.
+        places: Where it lies.
+        read_only: Nothing can be committed.
+        patience: Seconds; what is not committed by then waits (:mod:`fuse.adoption`).
+    """
     report = Report()
     with abandoned(places) as directories:
         found = [log_file for directory in directories for log_file in directory.glob("*.log")]
         leftovers = [item for log_file in found if (item := _read(log_file, places, report))]
         # Of several generations of a file the oldest rests on what the store has.
         leftovers.sort(key=lambda item: (item.replay.header.created, item.log_file))
-        for leftover in leftovers:
-            await _recover(volume, places, leftover, report, read_only=read_only)
+        with trio.move_on_after(patience) as scope:
+            for leftover in leftovers:
+                await _recover(volume, places, leftover, report, read_only=read_only)
+        if scope.cancelled_caught:
+            for leftover in leftovers:
+                if leftover.log_file.exists():
+                    report.waiting.setdefault(leftover.path, _LATER)
+            log.warning("left-over data is committed in the background", files=len(report.waiting))
         for directory in directories:
+            for log_file in directory.glob(f"*{NEW}"):
+                log_file.unlink()  # it did not take its log's place
             for data_file in directory.glob("*.data"):
                 if not data_file.with_suffix(".log").exists():
                     data_file.unlink()  # committed, or never acknowledged

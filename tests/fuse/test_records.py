@@ -121,6 +121,21 @@ def test_after_a_power_loss_only_what_a_barrier_speaks_of_is_believed(written):
     assert state(log, boot="boot-2") == state(log[:synced])
 
 
+@given(written=st.lists(notes, max_size=12), committing=st.none() | st.integers(0, 2**62))
+def test_a_log_that_is_rewritten_tells_the_same(written, committing):
+    log, _ = log_of(written)
+    if committing is not None:
+        log += records.commit(committing)
+    told = records.replay(log, boot="boot-1")
+    again = records.replay(records.rewritten(told, "boot-2"), boot="boot-2")
+    for name in ("path", "base", "size", "base_size", "changes", "committing", "damage"):
+        assert getattr(again, name) == getattr(told, name), name
+    assert list(again.dirty) == list(told.dirty)
+    assert (again.header.identity, again.header.created) == ("memory:test", 1234.5)
+    assert again.header.boot == "boot-2"
+    assert not again.doubtful
+
+
 def test_another_version_says_so(monkeypatch):
     monkeypatch.setattr(records, "VERSION", 9)
     log = records.header(HEADER)

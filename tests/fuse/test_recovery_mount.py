@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import signal
@@ -12,12 +13,15 @@ import sys
 import pytest
 from azure.storage.blob import ContainerClient
 
+from fuse import records
+from fuse.places import Places
 from tests.fuse.driving import driver, volume_spec
 from tests.support.fault_proxy import FaultProxy, answer
 
 pytestmark = pytest.mark.integration
 
 REFUSED = answer(403, "AuthorizationFailure")
+BUSY = answer(503, "ServerBusy", retry_after=1)
 
 
 @pytest.fixture
@@ -156,6 +160,54 @@ def test_what_the_store_refuses_waits_for_the_next_mount(spec, blobs, short_path
         with driver(spec, short_path) as mounted:
             assert (mounted.path / "f").read_bytes() == b"mine"
     assert get(blobs, "f") == b"mine"
+
+
+@pytest.mark.parametrize("fault", [REFUSED, BUSY], ids=["refused", "busy"])
+def test_what_cannot_be_committed_before_the_mount_is_ready_is_committed_later(
+    spec, blobs, short_path, eventually, fault
+):
+    put(blobs, "d/old", b"0123456789")
+    with driver(spec, short_path) as mounted:
+        names = ("d/old", "d/new")
+        held = [os.open(mounted.path / name, os.O_RDWR | os.O_CREAT) for name in names]
+        for descriptor in held:
+            os.pwrite(descriptor, b"mine", 3)
+        kill(mounted, *held)
+    with FaultProxy(spec["endpoint"]) as proxy:
+        spec["endpoint"] = proxy.endpoint
+        # The same volume by another endpoint, for the journal.
+        (place,) = (short_path / "c" / "journal").iterdir()
+        identity = f"blob:{proxy.endpoint}/{spec['container']}"
+        log_files = list(place.glob("*/*.log"))
+        for log_file in log_files:
+            state = records.replay(log_file.read_bytes(), boot=None)
+            state.header = dataclasses.replace(state.header, identity=identity)
+            log_file.write_bytes(records.rewritten(state, state.header.boot))
+        place.rename(Places(short_path / "c", identity).journal)
+        proxy.always(fault, method="PUT")
+        with driver(spec, short_path, retryDeadline=600) as mounted:
+            held = []
+            status = mounted.ask("status")["result"]
+            assert status["recovery"] == {"committed": 0, "conflicts": 0, "waiting": 2}
+            assert any("still not stored" in warning for warning in status["warnings"])
+            assert (mounted.path / "d/old").read_bytes() == b"012mine789"
+            assert (mounted.path / "d/new").read_bytes() == bytes(3) + b"mine"
+            assert sorted(os.listdir(mounted.path / "d")) == ["new", "old"]
+            # Written to again, and the driver is killed again.
+            if fault is REFUSED:  # a write waits for a commit that is under way
+                held = [os.open(mounted.path / "d/old", os.O_RDWR | os.O_APPEND)]
+                os.write(held[0], b", and more")
+            kill(mounted, *held)
+        with driver(spec, short_path) as mounted:
+            assert mounted.ask("status")["result"]["recovery"]["waiting"] == 2
+            proxy.clear()
+            done = {"committed": 2, "conflicts": 0, "waiting": 0}
+            eventually(lambda: mounted.ask("status")["result"]["recovery"] == done)
+            assert mounted.ask("status")["result"]["warnings"] == []
+        assert not list((short_path / "c" / "journal").glob("*/*/*.*"))
+    more = b", and more" if fault is REFUSED else b""
+    assert get(blobs, "d/old") == b"012mine789" + more
+    assert get(blobs, "d/new") == bytes(3) + b"mine"
 
 
 def test_what_failed_is_tried_again_in_the_background(spec, blobs, short_path, eventually):
