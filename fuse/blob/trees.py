@@ -88,6 +88,7 @@ class Trees:
             "blobs": [[move.source.name[len(source) :], move.source.etag] for move in plan],
         }
         async with self._unsettled.begun(KIND, details) as under_way:
+            under_way.left = 2 * len(plan)
             await self._copy_or_undo(plan, under_way)
             await under_way.note(phase=DELETING)
             await self._delete_or_undo(plan, under_way)
@@ -103,12 +104,12 @@ class Trees:
         said = {"source": source, "target": target, "blobs": len(planned)}
         phase = intent.details.get("phase")
         if phase == DELETING:
-            kept = await self._resume_deleting(planned)
+            kept = await self._resume_deleting(planned, source, target)
             log.warning("completed a rename that was interrupted", kept=sorted(kept), **said)
         elif phase == UNDOING:
             await _each(planned, lambda item: self._remove_copy(item[0], item[2], ""))
             log.warning("undid a rename that had failed", **said)
-        elif await self._resume_copying(planned, intent):
+        elif await self._resume_copying(planned, source, target, intent):
             log.warning("completed a rename that was interrupted", **said)
         else:
             log.warning("undid a rename that was interrupted: its source changed", **said)
@@ -144,6 +145,7 @@ class Trees:
         async def copy(move: Move) -> None:
             begun[move.target] = ""
             begun[move.target] = (await self._copy(move, resumed=False)).etag
+            under_way.left -= 1
 
         try:
             await _each(plan, copy)
@@ -154,14 +156,19 @@ class Trees:
     async def _delete_or_undo(self, plan: Sequence[Move], under_way: Undertaking) -> None:
         """Delete the old names; what forbids it usually forbids the first deletion already."""
         first, *rest = reversed(plan)  # the marker last: the directory ends when it is empty
+
+        async def delete(move: Move) -> None:
+            await self._delete(move)
+            under_way.left -= 1
+
         try:
-            await self._delete(first)
+            await delete(first)
         except OSError as error:
             if getattr(error, "uncertain", False):  # it may have been done
                 raise
             await self._undo(plan, {move.target: "" for move in plan}, under_way, error)
             raise
-        await _each(rest, self._delete)
+        await _each(rest, delete)
 
     async def _undo(
         self, plan: Sequence[Move], begun: dict[str, str], under_way: Undertaking, cause: OSError
@@ -196,25 +203,20 @@ class Trees:
     # -- after a crash ------------------------------------------------------------------------
 
     async def _resume_copying(
-        self, planned: Sequence[tuple[str, str, str]], intent: Intent
+        self, planned: Sequence[tuple[str, str, str]], source: str, target: str, intent: Intent
     ) -> bool:
         """Go on copying, or undo where a source is no longer what was to be renamed."""
-        moves: list[Move] = []
-        changed = False
-
-        async def look(item: tuple[str, str, str]) -> None:
-            nonlocal changed
-            name, etag, target = item
-            head = await self._copies.head(name)
-            if head is None or head.etag != etag:
-                changed = True
-            else:
-                moves.append(Move(Blob(name, etag, head.attributes), target))
+        there = {move.source.name: move for move in await self._plan(source, target)}
+        moves = [
+            there[name]
+            for name, etag, _ in planned
+            if name in there and there[name].source.etag == etag
+        ]
+        changed = len(moves) < len(planned)
 
         async def copy(move: Move) -> None:
             await self._copy(move, resumed=True)
 
-        await _each(planned, look)
         if not changed:
             try:
                 await _each(moves, copy)
@@ -226,24 +228,37 @@ class Trees:
             await _each(planned, lambda item: self._remove_copy(item[0], item[2], ""))
             return False
         await trio.to_thread.run_sync(lambda: intent.note(phase=DELETING))
-        await self._resume_deleting(planned)
+        await self._remove_all(moves)
         return True
 
-    async def _resume_deleting(self, planned: Sequence[tuple[str, str, str]]) -> set[str]:
+    async def _resume_deleting(
+        self, planned: Sequence[tuple[str, str, str]], source: str, target: str
+    ) -> set[str]:
         """Delete what has been copied; returns what is kept because it, or its copy, changed."""
+        there = {move.source.name: move for move in await self._plan(source, target)}
+        copies = {move.source.name for move in await self._plan(target, source)}
+        left = [item for item in planned if item[0] in there]
+        certain = [
+            there[name]
+            for name, etag, copy in left
+            if there[name].source.etag == etag and copy in copies
+        ]
+        kept = {name for name, _, _ in left} - {move.source.name for move in certain}
+        return kept | await self._remove_all(certain)
+
+    async def _remove_all(self, moves: Sequence[Move]) -> set[str]:
+        """Delete old names; returns those that stay, since they are other versions by now."""
         kept: set[str] = set()
 
-        async def delete(item: tuple[str, str, str]) -> None:
-            name, etag, target = item
-            head = await self._copies.head(name)
-            if head is None:
-                return
-            if head.etag != etag or await self._copies.head(target) is None:
-                kept.add(name)
-                return
-            await self._copies.remove(name, etag)
+        async def remove(move: Move) -> None:
+            try:
+                await self._copies.remove(move.source.name, move.source.etag)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                kept.add(move.source.name)
 
-        await _each(planned, delete)
+        await _each(reversed(moves), remove)
         return kept
 
     # -- one blob -----------------------------------------------------------------------------

@@ -42,10 +42,12 @@ class Undertaking:
 
     Attributes:
         intent: The note; None where the volume has no place for one, and once it has ended.
+        left: Requests that are still to be made, for those who want to know how far it is.
     """
 
     def __init__(self, intent: Intent | None) -> None:
         self.intent = intent
+        self.left = 0
 
     async def note(self, **details: Any) -> None:
         """Add to what is known of it, durably. OSError when the disk does not take it."""
@@ -117,11 +119,17 @@ class Unsettled:
         self._resume = resume
         self._outermost = outermost
         self._failed: list[_Failed] = []
+        self._under_way: list[Undertaking] = []
         self._running = False
         self._changed = trio.Event()
 
     def __len__(self) -> int:
         return len(self._failed)
+
+    @property
+    def left(self) -> int:
+        """Requests that what is under way has still to make."""
+        return sum(one.left for one in self._under_way)
 
     def reasons(self) -> Iterator[tuple[str, str]]:
         """Of each what it is about, and why it failed, for people."""
@@ -138,6 +146,7 @@ class Unsettled:
         if self._intents is not None:
             intent = await trio.to_thread.run_sync(self._intents.begin, kind, details)
         under_way = Undertaking(intent)
+        self._under_way.append(under_way)
         try:
             yield under_way
             await under_way.end()
@@ -147,6 +156,7 @@ class Unsettled:
                 under_way.intent = None
             raise
         finally:
+            self._under_way.remove(under_way)
             if under_way.intent is not None:
                 under_way.intent.close()
 

@@ -238,8 +238,13 @@ class BlobVolume:
         return Space()
 
     def statistics(self) -> dict[str, int | float]:
-        """Requests, bytes, retries, errors, latencies; operations that are half-way."""
-        return {**self._store.statistics(), "unsettled": len(self._renames.unsettled)}
+        """Requests, bytes, retries, errors, latencies; what renames have still to do."""
+        unsettled = self._renames.unsettled
+        return {
+            **self._store.statistics(),
+            "unsettled": len(unsettled),
+            "rename_steps_left": unsettled.left,
+        }
 
     # -- internals ----------------------------------------------------------------------------
 

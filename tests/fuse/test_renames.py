@@ -359,6 +359,40 @@ async def test_a_directory_with_all_that_is_below(volume, client, intents):
     assert no_intents(intents)
 
 
+async def test_how_far_a_rename_is_can_be_seen(volume, client, monkeypatch):
+    await plant(volume, client)
+    left = []
+    copy = Copies.copy
+
+    async def noted(self, source, target, condition):
+        left.append(volume.statistics()["rename_steps_left"])
+        return await copy(self, source, target, condition)
+
+    monkeypatch.setattr(Copies, "copy", noted)
+    monkeypatch.setattr("fuse.blob.trees.CONCURRENCY", 1)
+    await volume.rename("d", "new", await volume.stat("d"), replace=False)
+    steps = 2 * (len(TREE) + 1)
+    assert left == list(range(steps, steps // 2, -1))
+    assert volume.statistics()["rename_steps_left"] == 0
+
+
+@pytest.mark.parametrize("phase", ["copying", "deleting"])
+async def test_completing_a_large_rename_costs_few_requests_more(
+    storage, blob_container, volume, client, intents, tmp_path, monkeypatch, phase
+):
+    for number in range(40):
+        client.upload_blob(f"d/{number}", b"")
+    done = 10 if phase == "copying" else 50
+    assert await crash_in_rename(volume, monkeypatch, done, after=True)
+    async with opened(storage, blob_container, tmp_path) as next_mount:
+        before = next_mount.statistics()["requests"]
+        await next_mount.recover()
+        requests = next_mount.statistics()["requests"] - before
+    assert len([name for name in contents(client) if name.startswith("new/")]) == 40
+    # What was copied already is found so, and copied anew.
+    assert requests <= (80 + 2 * 40 + 5 if phase == "copying" else 40 + 5)
+
+
 async def test_directories_without_markers_and_over_empty_ones(volume, client):
     client.upload_blob("v/x", b"1")
     await volume.make_directory("empty", Changes(mode=0o700))
