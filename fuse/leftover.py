@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from fuse import records
 from fuse.errors import fail
 from fuse.journal import boot_id
 from fuse.volume import Attributes, Progress, Staged, Volume
+
+#: What is said of writes whose bytes did not reach the disk before the machine went down.
+CUT_SHORT = "the data file is cut short"
 
 
 class Base(Protocol):
@@ -49,11 +52,8 @@ class Leftover:
     def over(self, volume: Base | None) -> Iterator[Leftover]:
         """Readable in here: written ranges from the disk, the rest from the volume's base."""
         self._volume = volume
-        try:
+        with suppress(FileNotFoundError):  # nothing was written, or it is gone
             self._data = os.open(self.data_file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if self.replay.dirty:
-                raise
         try:
             yield self
         finally:
@@ -116,17 +116,24 @@ class Leftover:
     def damage(self) -> str:
         """Why this is not all that was acknowledged; empty when it is."""
         end = max((end for _, end in self.replay.dirty), default=0)
-        length = self.data_file.stat().st_size if self.data_file.exists() else 0
-        return self.replay.damage or ("the data file is cut short" if length < end else "")
+        return self.replay.damage or (CUT_SHORT if self.data_length < end else "")
+
+    @property
+    def data_length(self) -> int:
+        """Bytes that the data file has; what was written behind them is lost."""
+        try:
+            return self.data_file.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     async def read(self, offset: int, size: int) -> bytes:
         """Bytes of the new content; ESTALE where they would be those of a base that is gone."""
         parts: list[bytes] = []
         for start, end, written in self.replay.dirty.pieces(offset, offset + size):
             if written:
-                data = os.pread(self._data, end - start, start)
+                data = os.pread(self._data, end - start, start) if self._data >= 0 else b""
                 if len(data) != end - start:
-                    fail(errno.EIO, self.path, "the journal's data file is cut short")
+                    fail(errno.EIO, self.path, CUT_SHORT)
                 parts.append(data)
                 continue
             below = min(end, self.base_size)

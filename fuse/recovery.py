@@ -25,7 +25,7 @@ import trio
 from fuse import records
 from fuse.errors import fail
 from fuse.journal import NEW, abandoned, hold, is_abandoned, keep
-from fuse.leftover import Base, Leftover
+from fuse.leftover import CUT_SHORT, Base, Leftover
 from fuse.places import Places
 from fuse.volume import Volume
 
@@ -248,6 +248,9 @@ async def export(leftover: Leftover, target: Path, base: Base | None) -> Exporte
         base: Has the version that was written over, if anybody has; None: only what was written is
             exported.
 
+    Returns:
+        What of it is there: of a damaged one as much as can be read.
+
     Raises:
         OSError: EEXIST when the target exists; what the disk says.
     """
@@ -255,9 +258,12 @@ async def export(leftover: Leftover, target: Path, base: Base | None) -> Exporte
     with _new_file(target) as file, leftover.over(base):
         file.truncate(leftover.size)
         for start, end, written in leftover.replay.dirty.pieces(0, leftover.size):
+            there = min(end, max(start, leftover.data_length)) if written else end
+            if there < end:
+                done.reason = CUT_SHORT
             position = start
-            while position < end:
-                stop = min(end, position + _CHUNK)
+            while position < there:
+                stop = min(there, position + _CHUNK)
                 try:
                     data = await leftover.read(position, stop - position)
                 except OSError as error:

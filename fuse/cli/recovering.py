@@ -185,7 +185,7 @@ def _export(where: _Place, chosen: Sequence[Kept], target: Path) -> None:
         if missing:
             ranges = ", ".join(f"{start}-{end}" for start, end in done.known) or "none"
             click.echo(
-                f"warning: {size(missing)} of it were never written here, and are zeros in "
+                f"warning: {size(missing)} of it cannot be had, and are zeros in "
                 f"{place} ({done.reason}); what is known (bytes): {ranges}",
                 err=True,
             )

@@ -219,6 +219,30 @@ async def test_setting_aside_can_be_cut_off_at_any_step(tmp_path, monkeypatch):
     assert (tmp_path / "out").read_bytes()[:2] == b"AB"
 
 
+@pytest.mark.parametrize("left", [0, 3, None])
+async def test_of_what_was_cut_short_the_rest_can_be_had(tmp_path, left):
+    """A log can reach the disk before the data that it speaks of: power was lost between them."""
+    volume = MemoryVolume()
+    async with opened(volume, tmp_path) as (content, journal):
+        await content.write(2, b"ABCDEF")
+        kill(journal)
+    (data_file,) = tmp_path.glob("journal/*/*/*.data")
+    if left is None:
+        data_file.unlink()
+    else:
+        os.truncate(data_file, 2 + left)
+    await recover(volume, journal.places)
+    (entry,) = kept(tmp_path)
+    done = await recovery.export(Leftover(entry.log_file), tmp_path / "out", volume)
+    known = b"01" + b"ABCDEF"[: left or 0].ljust(6, b"\0") + b"89"
+    assert (tmp_path / "out").read_bytes() == known
+    assert done.reason == "the data file is cut short"
+    assert sum(end - start for start, end in done.known) == 4 + (left or 0)
+    with pytest.raises(OSError, match="cut short"):
+        await Leftover(entry.log_file).commit(volume)
+    assert volume.files["f"] == b"0123456789"
+
+
 # -- locks -----------------------------------------------------------------------------------------
 
 
