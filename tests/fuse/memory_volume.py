@@ -74,7 +74,9 @@ class MemoryVolume:
         if self.failing:
             raise self.failing
         self.around_commit()
-        if base.version != self.versions.get(path):
+        if base.unmade and path in self.files:
+            fail(errno.EEXIST, path)
+        if base.version != self.versions.get(path, ""):
             # An earlier try of the same commit, whose answer was lost? Its base is gone by now.
             found = self.files.get(path)
             if found is not None and len(found) == content.size:
@@ -86,7 +88,8 @@ class MemoryVolume:
                     return self.attributes(path)
             fail(errno.ESTALE, path)
         # Only what the protocol promises is used: ranges over what is left of the base.
-        data = bytearray(self.files[path][: content.base_size].ljust(content.size, b"\0"))
+        old = self.files.get(path, b"")
+        data = bytearray(old[: content.base_size].ljust(content.size, b"\0"))
         for start, end in content.dirty_ranges:
             data[start:end] = await content.read(start, end - start)
         assert bytes(await content.read(0, content.size)) == bytes(data)

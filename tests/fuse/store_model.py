@@ -31,6 +31,7 @@ class StoreModel(MemoryVolume):
         self.steps = lambda: None
         self._attempts: dict[tuple[str, str], str] = {}
         self._bases: dict[str, str] = {}
+        self._reserved: dict[str, str] = {}
 
     def put(self, path, data):
         made = super().put(path, data)
@@ -41,12 +42,35 @@ class StoreModel(MemoryVolume):
         """What was in the memory of a process that ended."""
         self._attempts.clear()
 
+    def origin(self, base):
+        """What an attempt over this version says that it rests on: a new file is one all along."""
+        return self.origin_of(base.version) if base.version else _birth(base.mtime_ns)
+
+    def origin_of(self, version):
+        """As :meth:`origin`, of a version that the store has."""
+        return self._reserved.get(version, version)
+
     def contents_of(self, path):
         return self.history.get(path, {}).values()
 
     async def read_into(self, path, attributes, offset, buffer, progress):
         self._fail()
         await super().read_into(path, attributes, offset, buffer, progress)
+
+    def makes_at_commit(self, path):
+        return True
+
+    async def create(self, path, changes):
+        self.steps()
+        fault = self._fail()
+        if path in self.files:
+            fail(errno.EEXIST, path)
+        made = self.put(path, b"")
+        self._reserved[made.version] = _birth(changes.mtime_ns)
+        self.steps()
+        if fault == "lost":
+            fail(errno.EIO, path, "the answer was lost")
+        return made
 
     async def commit(self, path, base, content, changes):
         """As blobs are committed: what an earlier try of ours made is known again."""
@@ -55,15 +79,19 @@ class StoreModel(MemoryVolume):
         made = self._attempts.pop((path, base.version), None)
         if made is not None and self.versions.get(path) == made:
             base = self.attributes(path)
-        elif base.version != self.versions.get(path):
+        elif base.version != self.versions.get(path, ""):
             # Its modification time says that it is ours, and over what.
-            ours = self._bases.get(self.versions[path]) == base.version
-            found = self.attributes(path)
-            if not ours or self.files[path] != await self._merged(base, content):
-                fail(errno.ESTALE, path)
-            return found
+            known = self.versions[path]
+            if base.unmade and self._reserved.get(known) == self.origin(base):
+                base = self.attributes(path)
+            else:
+                ours = self._bases.get(known) == self.origin(base)
+                found = self.attributes(path)
+                if not ours or self.files[path] != await self._merged(base, content):
+                    fail(errno.EEXIST if base.unmade else errno.ESTALE, path)
+                return found
         found = await super().commit(path, base, content, changes)
-        self._bases[found.version] = base.version
+        self._bases[found.version] = self.origin(base)
         self.steps()
         if fault == "lost":
             self._attempts[path, base.version] = found.version
@@ -71,7 +99,8 @@ class StoreModel(MemoryVolume):
         return found
 
     async def _merged(self, base, content):
-        (old,) = (known[base.version] for known in self.history.values() if base.version in known)
+        known = [one[base.version] for one in self.history.values() if base.version in one]
+        (old,) = known or [b""]
         data = bytearray(old[: content.base_size].ljust(content.size, b"\0"))
         for start, end in content.dirty_ranges:
             data[start:end] = await content.read(start, end - start)
@@ -84,6 +113,11 @@ class StoreModel(MemoryVolume):
         if fault == "throttled":
             fail(errno.ETIMEDOUT, reason="throttled")
         return fault
+
+
+def _birth(mtime_ns):
+    """Names a new file before it has a version."""
+    return f"made at {mtime_ns}"
 
 
 class Archive(StoreModel):

@@ -48,6 +48,8 @@ OPEN_FLAGS = st.sampled_from(
         os.O_RDWR | os.O_CREAT,
         os.O_RDWR | os.O_CREAT | os.O_EXCL,
         os.O_RDWR | os.O_CREAT | os.O_APPEND,
+        os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+        os.O_RDONLY | os.O_CREAT,
         os.O_RDWR | os.O_TRUNC,
         os.O_RDONLY | os.O_TRUNC,
     ]

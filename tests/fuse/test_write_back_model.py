@@ -15,6 +15,7 @@ or of a request, and the machine loses its power. What is checked after every st
 from __future__ import annotations
 
 import errno
+import itertools
 import shutil
 import tempfile
 import threading
@@ -32,9 +33,10 @@ from hypothesis.stateful import (
 )
 
 from fuse import content as content_module
+from fuse import contents as contents_module
 from fuse import journal as journal_module
 from fuse import leftover as leftover_module
-from fuse import recovery
+from fuse import recovery, unmade
 from fuse.cache import MemoryCache
 from fuse.contents import Contents
 from fuse.diskcache import DiskCache
@@ -42,11 +44,14 @@ from fuse.inodes import InodeTable
 from fuse.journal import Journal
 from fuse.namespace import Namespace
 from fuse.places import Places
-from fuse.volume import Attributes, Kind
+from fuse.volume import Attributes, Changes, Kind
 from tests.fuse.store_model import Archive, CrashError, CrashingOs, Platter, StoreModel
 from tests.fuse.test_journal import acceptable, apply, kill
 
 NAMES = ("a", "b")
+
+#: A name that is free at first: who opens it makes a file.
+NEW = "new"
 DATA = st.binary(min_size=1, max_size=60)
 OFFSETS = st.integers(0, 150)
 
@@ -107,11 +112,15 @@ class WriteBack(RuleBasedStateMachine):
         for module in (content_module, journal_module):
             self.patch.setattr(module, "os", crashing)
         self.patch.setattr(journal_module, "_to_disk", self.platter.to_disk)
+        self.patch.setattr(contents_module, "RESERVE_AFTER", 0)
         self.patch.setattr(journal_module, "boot_id", lambda: f"boot {self.boots}")
         self.patch.setattr(leftover_module, "boot_id", lambda: f"boot {self.boots}")
         self.store.steps = self.crash_in_request
         #: What programs see of a content, and have been told is written.
         self.models: dict[object, bytearray] = {}
+        #: Contents that something was done with since they were opened.
+        self.touched: set[object] = set()
+        self.births = 0
         #: What lost to another writer, and has to stay where a person finds it.
         self.aside: list[tuple[str, bytes]] = []
         #: All that programs made of a version.
@@ -200,6 +209,11 @@ class WriteBack(RuleBasedStateMachine):
 
     async def assert_safe(self, content, model, under_way):
         name = content.name
+        if content.base.unmade and content not in self.touched:
+            # It was only opened: it does not matter whose file it is.
+            kept = [data async for data in self.kept(name)]
+            assert name in self.store.files or b"" in kept or under_way.content is content
+            return
         step = under_way.step if under_way.content is content else ("commit", 0, b"")
         found = [*self.store.contents_of(name), *[data async for data in self.kept(name)]]
         assert any(acceptable(one, model, step) for one in found), (
@@ -213,8 +227,9 @@ class WriteBack(RuleBasedStateMachine):
                 continue
             target = self.directory / "exported"
             with recovery.held(entry) as leftover:
-                await recovery.export(leftover, target, Archive(self.store))
-            yield target.read_bytes()
+                done = await recovery.export(leftover, target, Archive(self.store))
+            if not done.reason:
+                yield target.read_bytes()
             target.unlink()
 
     async def check_aside(self):
@@ -236,19 +251,45 @@ class WriteBack(RuleBasedStateMachine):
     # -- what programs do ----------------------------------------------------------------------
 
     async def open(self, name):
-        attributes = self.store.attributes(name)
-        node = self.inodes.remember(self.inodes.root, name, attributes, trio.current_time() + 60)
+        root, until = self.inodes.root, trio.current_time() + 60
+        node = root.children.get(name)
+        if name in self.store.files:
+            node = self.inodes.remember(root, name, self.store.attributes(name), until)
+        elif node is None:
+            self.births += 1
+            attributes = unmade.attributes(Changes(mode=0o644, mtime_ns=self.births))
+            entry = self.journal.begin(name, attributes)
+            node = self.inodes.remember(root, name, attributes, until)
+            self.contents.conceive(node, entry)
         content = self.contents.current(node)
         content.name = name
         self.contents.opened(node, content)
         if content not in self.models:
-            self.models[content] = bytearray(self.store.history[name][content.base.version])
+            self.models[content] = bytearray(self.known(content))
         self.opened.append(Opened(name, node, content))
+
+    def known(self, content):
+        """The bytes of the version that a content rests on."""
+        return self.store.history.get(content.name, {}).get(content.base.version, b"")
+
+    def adopt(self):
+        """Where somebody else made a file first, theirs is what was opened."""
+        for content, model in self.models.items():
+            if content not in self.touched:
+                model[:] = self.known(content)
 
     def handle(self, which):
         """One that is open, or is opened for it."""
         if which >= len(self.opened):
-            self.loop.run(self.open, NAMES[which % len(NAMES)])
+            names = [*NAMES, NEW]
+            name = names[which % len(names)]
+
+            async def action():
+                await self.open(name)
+
+            self.perform(None, ("commit", 0, b""), action)
+            if not self.opened:  # the process ended
+                return self.handle(which)
             return self.opened[-1]
         return self.opened[which]
 
@@ -269,7 +310,10 @@ class WriteBack(RuleBasedStateMachine):
             name, offset, data = step
             after = bytearray(self.models[handle.content])
             apply(after, step)
-            states = self.states.setdefault((handle.name, handle.content.base.version), [])
+            self.touched.add(handle.content)
+            states = self.states.setdefault(
+                (handle.name, self.store.origin(handle.content.base)), []
+            )
             states += [bytes(self.models[handle.content]), bytes(after)]
             try:
                 if name == "write":
@@ -293,7 +337,7 @@ class WriteBack(RuleBasedStateMachine):
             try:
                 data = bytes(await handle.content.read(offset, size))
             except OSError as error:
-                replaced = self.store.versions[handle.name] != handle.content.base.version
+                replaced = self.store.versions.get(handle.name) != handle.content.base.version
                 assert error.errno != errno.ESTALE or replaced
             else:
                 assert data == expected, "bytes that are not of this version"
@@ -306,6 +350,7 @@ class WriteBack(RuleBasedStateMachine):
         except OSError as error:
             await self.lost(handle, error)
         else:
+            self.adopt()
             model = bytes(self.models[handle.content])
             assert model in self.store.contents_of(handle.name), "said to be in the store"
 
@@ -328,10 +373,11 @@ class WriteBack(RuleBasedStateMachine):
         self.perform(handle, ("commit", 0, b""), action)
 
     @with_dirty
-    @rule()
-    def in_the_background(self):
+    @rule(everything=st.booleans())
+    def in_the_background(self, everything):
         async def action():
-            await self.contents.commit_stale(everything=True)
+            await self.contents.commit_stale(everything=everything)
+            self.adopt()
             for content in list(self.models):
                 if content.superseded:
                     await self.lost(Opened(content.name, None, content), OSError(0, ""))
@@ -341,7 +387,7 @@ class WriteBack(RuleBasedStateMachine):
     # -- what goes wrong -----------------------------------------------------------------------
 
     @with_dirty
-    @rule(name=st.sampled_from(NAMES), data=DATA)
+    @rule(name=st.sampled_from([*NAMES, NEW]), data=DATA)
     def another_node_commits(self, name, data):
         self.store.put(name, data)
 
@@ -381,7 +427,7 @@ class WriteBack(RuleBasedStateMachine):
             self.platter.lose_power(lambda: bool(written) and written.pop())
             self.boots += 1
             await recovery.recover(self.store, self.places)
-            for name in NAMES:
+            for name in (*NAMES, NEW):
                 self.assert_nothing_foreign(name, *before)
             if sync:
                 for content, model in lost.items():
@@ -395,14 +441,19 @@ class WriteBack(RuleBasedStateMachine):
 
     def assert_nothing_foreign(self, name, files, versions):
         """The store has what it had, or what programs of this node made of that version."""
-        if self.store.versions[name] == versions[name]:
+        if self.store.versions.get(name) == versions.get(name):
             return
         found = self.store.files[name]
-        states = self.states.get((name, versions[name]), [])
+        old = files.get(name, b"")
+        if name in versions:
+            made = [self.states.get((name, self.store.origin_of(versions[name])), [])]
+        else:  # any of the new files that were begun
+            made = [known for (path, _), known in self.states.items() if path == name]
+        states = [old, *itertools.chain(*made)]
         assert any(len(found) == len(state) for state in states)
         for index, byte in enumerate(found):
-            known = {state[index] for state in [files[name], *states] if index < len(state)}
-            assert byte in known, f"{name}: {found!r} replaced {files[name]!r}, of {states}"
+            known = {state[index] for state in states if index < len(state)}
+            assert byte in known, f"{name}: {found!r} replaced {old!r}, of {states}"
 
 
 class Step:
