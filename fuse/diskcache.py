@@ -190,6 +190,8 @@ class DiskCache:
                 self._enough = trio.Event()
                 with trio.move_on_after(LINGER):
                     await self._enough.wait()
+            if not self._queue:  # given up meanwhile, for trouble that is not over
+                continue
             batch, size = list(self._queue), self._queued
             self._queue.clear()
             self._queued = 0

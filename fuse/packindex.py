@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator, Mapping, Sequence
 
 #: Entries of a bucket.
 WAYS = 8
@@ -27,6 +28,10 @@ BUCKET = WAYS * 16
 
 #: Buckets of each row: for 32,000, 260,000 and 2,100,000 versions.
 ROWS = (1 << 12, 1 << 15, 1 << 18)
+
+#: Bytes between two buckets that are rather written than two calls more made: with the calls, the
+#: interpreter's lock goes to and fro.
+GAP = 64 * 1024
 
 #: Bytes of the table.
 SIZE = sum(ROWS) * BUCKET
@@ -73,15 +78,46 @@ def find(descriptor: int, key: bytes, *, flags: int = 0) -> int | None:
     return None
 
 
-def put(descriptor: int, key: bytes, place: int) -> None:
-    """Note where a version is; 0: nowhere. OSError: what the disk says."""
-    entry: Entry | None = (_fingerprint(key), place)
+def put(descriptor: int, places: Mapping[bytes, int]) -> None:
+    """Note where versions are, by their keys; 0: nowhere. OSError: what the disk says."""
+    waiting = [(_fingerprint(key), place) for key, place in places.items()]
     for row in range(len(ROWS)):
-        if entry is None:
-            break
-        offset = _offset(row, entry[0])
-        bucket, entry = placed(_read(descriptor, offset, 0), entry)
-        os.pwrite(descriptor, bucket, offset)
+        waiting.sort(key=lambda entry: _offset(row, entry[0]))
+        pushed: list[Entry] = []
+        for group in _neighbours(row, waiting):
+            pushed += _put(descriptor, row, group)
+        waiting = pushed
+
+
+def _put(descriptor: int, row: int, group: Sequence[Entry]) -> list[Entry]:
+    """Put sorted entries that are not far from each other; those that have to go to the next row.
+
+    The buckets between them are written, too: what another mount puts there meanwhile is lost.
+    """
+    first, last = _offset(row, group[0][0]), _offset(row, group[-1][0])
+    span = bytearray(last - first + BUCKET)
+    # What a table lacks that was cut short is zero.
+    os.preadv(descriptor, [span], first)
+    pushed = []
+    for entry in group:
+        offset = _offset(row, entry[0]) - first
+        place = slice(offset, offset + BUCKET)
+        span[place], over = placed(entries(span[place]), entry)
+        if over is not None:
+            pushed.append(over)
+    os.pwrite(descriptor, span, first)
+    return pushed
+
+
+def _neighbours(row: int, waiting: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Groups of sorted entries with no large gap between them."""
+    first = 0
+    for index in range(1, len(waiting) + 1):
+        if index == len(waiting) or (
+            _offset(row, waiting[index][0]) - _offset(row, waiting[index - 1][0]) > GAP
+        ):
+            yield waiting[first:index]
+            first = index
 
 
 def _read(descriptor: int, offset: int, flags: int) -> list[Entry]:

@@ -142,8 +142,11 @@ class Packs:
             places = packfile.append(pack, self._end, bodies)
         finally:
             os.close(pack)
-        for (version, _), offset in zip(versions, places[:-1], strict=True):
-            packindex.put(index, version.key, _place(self._current, offset))
+        found = {
+            version.key: _place(self._current, offset)
+            for (version, _), offset in zip(versions, places[:-1], strict=True)
+        }
+        packindex.put(index, found)
         self._end = places[-1]
 
     def _open(self, limit: int) -> int:
@@ -184,8 +187,8 @@ class Packs:
         except FileNotFoundError:
             return
         try:
-            for key, offset in packfile.records(pack):
-                packindex.put(index, key, _place(number, offset))
+            records = packfile.records(pack)
+            packindex.put(index, {key: _place(number, offset) for key, offset in records})
         finally:
             os.close(pack)
 
@@ -206,7 +209,7 @@ class Packs:
                 raise
             return
         try:
-            packindex.put(index, key, 0)
+            packindex.put(index, {key: 0})
         finally:
             os.close(index)
 

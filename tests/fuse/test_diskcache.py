@@ -14,6 +14,7 @@ import weakref
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -337,6 +338,19 @@ async def test_others_keep_their_share_of_the_disk(tmp_path, nursery, monkeypatc
         while cache.state == "ok":
             await trio.sleep(0.005)
     assert cache.state == "too little of the disk is free"
+
+
+async def test_trouble_is_not_over_because_nothing_is_left_to_write(tmp_path, nursery, monkeypatch):
+    monkeypatch.setattr(diskcache, "LINGER", 0.01)
+    cache = DiskCache(tmp_path / "blocks", 100 * MIB)
+    nursery.start_soon(cache.fill)
+    await trio.testing.wait_all_tasks_blocked()
+    cache.offer(version(MIB), 0, memoryview(content(MIB)))
+    await trio.testing.wait_all_tasks_blocked(0.001)
+    cache._note(OSError(errno.EIO, "meanwhile"))
+    await trio.testing.wait_all_tasks_blocked(0.1)
+    assert cache.state == "meanwhile"
+    assert not (tmp_path / "blocks").exists()
 
 
 async def test_what_waits_is_bounded(tmp_path):
