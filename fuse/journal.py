@@ -61,7 +61,12 @@ class Entry:
             self.data = os.open(self._data_path, flags | (0 if goes_on else os.O_EXCL), 0o600)
             self._log = os.open(first, flags | os.O_EXCL | os.O_APPEND, 0o600)
             self._append(log)
-            first.rename(self._log_path)
+            if goes_on:
+                # The log that it replaces may have been on the disk: that must not become less.
+                os.fdatasync(self.data)
+                self._append(records.barrier(self._length), syncs=True)
+                os.fdatasync(self._log)
+                first.rename(self._log_path)
         except BaseException:
             if goes_on:
                 first.unlink(missing_ok=True)

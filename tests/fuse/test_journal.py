@@ -331,3 +331,22 @@ async def test_a_barrier_makes_it_outlive_a_power_loss(tmp_path, monkeypatch):
     report = await recover(volume, places)
     assert report.committed == ["f"]
     assert volume.files["f"] == b"AB23456789"
+
+
+async def test_what_another_mount_goes_on_with_outlives_a_power_loss(tmp_path, monkeypatch):
+    """It was on the disk before, and the log that takes the old one's place is, too."""
+    volume = MemoryVolume()
+    volume.put("f", b"0123456789")
+    places = await dirty(volume, tmp_path)
+    journal = Journal(places)
+    (directory,) = journal.take_over()
+    (log_file,) = directory.glob("*.log")
+    before = Leftover(log_file)
+    journal.go_on(log_file, before.replay)
+    kill(journal)
+    journal._taken_over.close()
+    monkeypatch.setattr("fuse.leftover.boot_id", lambda: "another")
+    after = Leftover(log_file)
+    assert after.dirty_ranges == before.dirty_ranges != []
+    assert not (after.damage or after.replay.doubtful)
+    assert (await recover(volume, places)).committed == ["f"]
