@@ -53,7 +53,14 @@ NAMES = ("a", "b")
 #: A name that is free at first: who opens it makes a file.
 NEW = "new"
 DATA = st.binary(min_size=1, max_size=60)
-OFFSETS = st.integers(0, 150)
+OFFSETS = st.integers(0, 150) | st.integers(0, 60)
+
+#: What is done with a file, one after the other: where and what only some of them say.
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["write", "write", "append", "truncate"]), OFFSETS, DATA),
+    min_size=1,
+    max_size=4,
+)
 
 #: Which of the open handles.
 HANDLES = st.integers(0, 5)
@@ -293,17 +300,21 @@ class WriteBack(RuleBasedStateMachine):
             return self.opened[-1]
         return self.opened[which]
 
-    @rule(
-        which=HANDLES,
-        how=st.sampled_from(["write", "write", "append", "truncate"]),
-        offset=OFFSETS,
-        data=DATA,
-    )
-    def write(self, which, how, offset, data):
+    @rule(which=HANDLES, changes=CHANGES)
+    def write(self, which, changes):
         handle = self.handle(which)
-        if how == "append":
-            how, offset = "write", len(self.models[handle.content])
-        self.change(handle, (how, offset, data if how == "write" else b""))
+        for how, offset, data in changes:
+            if handle not in self.opened:  # the process ended
+                return
+            end = len(self.models[handle.content])
+            self.change(
+                handle,
+                {
+                    "write": ("write", offset, data),
+                    "append": ("write", end, data),
+                    "truncate": ("truncate", offset, b""),
+                }[how],
+            )
 
     def change(self, handle, step):
         async def action():
@@ -328,7 +339,7 @@ class WriteBack(RuleBasedStateMachine):
 
         self.perform(handle, step, action)
 
-    @rule(which=HANDLES, offset=OFFSETS, size=st.integers(1, 120))
+    @rule(which=HANDLES, offset=OFFSETS, size=st.integers(1, 120) | st.just(300))
     def read(self, which, offset, size):
         handle = self.handle(which)
 
