@@ -219,6 +219,16 @@ async def test_setting_aside_can_be_cut_off_at_any_step(tmp_path, monkeypatch):
     assert (tmp_path / "out").read_bytes()[:2] == b"AB"
 
 
+async def test_what_was_cut_off_does_not_come_back(tmp_path):
+    volume = MemoryVolume()
+    async with opened(volume, tmp_path) as (content, journal):
+        await content.truncate(2)
+        await content.write(6, b"AB")
+        kill(journal)
+    await recover(volume, journal.places)
+    assert volume.files["f"] == b"01\0\0\0\0AB"
+
+
 @pytest.mark.parametrize("left", [0, 3, None])
 async def test_of_what_was_cut_short_the_rest_can_be_had(tmp_path, left):
     """A log can reach the disk before the data that it speaks of: power was lost between them."""
