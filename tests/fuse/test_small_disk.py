@@ -105,6 +105,35 @@ def test_writers_on_a_full_disk_over_a_store_that_refuses_then_recovers(
             assert stored.endswith(b"and on")
 
 
+def test_what_is_dirty_never_gives_way_to_what_is_read(
+    storage, blob_container, short_path, small_disk, eventually
+):
+    """The driver would not notice, having its files open: the mount after a crash would."""
+    spec = volume_spec("blob", storage, blob_container, None)
+    dirty, large = os.urandom(4 << 20), os.urandom(48 << 20)
+    url = f"{storage.blob_endpoint}/{blob_container}"
+    changes = {"cacheDir": os.fspath(small_disk), "memoryBudget": 16 << 20}
+    with ContainerClient.from_container_url(url, credential=storage.key) as client:
+        client.upload_blob("large", large)
+        client.upload_blob("f", b"old")
+        with driver(spec, short_path, **changes) as mounted:
+            file = os.open(mounted.path / "f", os.O_WRONLY)
+            assert os.write(file, dirty) == len(dirty)
+
+            def evicted():
+                assert (mounted.path / "large").read_bytes() == large
+                return mounted.stats()["disk_evicted_bytes"]
+
+            eventually(evicted)
+            mounted.process.kill()
+            mounted.process.wait()
+            with pytest.raises(OSError, match="not connected"):
+                os.close(file)
+        assert client.download_blob("f").readall() == b"old"
+        with driver(spec, short_path, **changes):
+            assert client.download_blob("f").readall() == dirty
+
+
 def fill(place):
     """Leave no room at all."""
     with open(place / "filler", "wb", buffering=0) as file:

@@ -115,6 +115,33 @@ async def test_a_body_that_is_cut_is_gone_on_with_and_not_begun_again(
         assert ranges[-1] == f"bytes=300000-{len(DATA) - 1}"
 
 
+async def test_a_replaced_version_is_refused_by_the_store_and_not_sent(
+    storage, proxy, blob_container
+):
+    async with opened(storage, proxy, blob_container, deadline=4) as store:
+        etag = await put(store)
+        await put(store, data=DATA[::-1])
+        requests = len(proxy.requests)
+        with pytest.raises(OSError) as caught:
+            await get(store, etag)
+        assert caught.value.errno == errno.ESTALE
+        assert len(proxy.requests) == requests + 1
+        assert store.counters["bytes_received"] == 0
+
+
+async def test_a_read_that_is_begun_again_is_of_the_same_version(storage, proxy, blob_container):
+    async with opened(storage, proxy, blob_container) as store:
+        etag = await put(store)
+        proxy.once(faults.cut(300_000), method="GET", match="/blob")
+        await get(store, etag)
+        asked = [
+            r.headers.get("if-match")
+            for r in proxy.requests
+            if r.method == "GET" and r.target.endswith("/blob")
+        ]
+        assert asked == [etag, etag]
+
+
 async def test_a_bit_that_turned_in_a_small_blob_is_noticed_before_anybody_sees_it(
     storage, proxy, blob_container
 ):
