@@ -79,7 +79,7 @@ async def reply(
             continue
         # That there is a directory may have been said by any page.
         known = beginning if attributes.kind is Kind.DIRECTORY else asked
-        told = directory, name, attributes, known, known + names.timeout
+        told = directory, name, attributes, known, max(known + names.timeout, listed.until)
         node = names.observe_now(*told) or await names.observe(*told)
         encoded = FileNameT(os.fsencode(name))
         if not pyfuse3.readdir_reply(token, encoded, entry(node), position + len(DOTS) + 1):

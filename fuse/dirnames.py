@@ -26,6 +26,7 @@ class DirectoryNames:
 
     Attributes:
         hints: What a listing said of names that the kernel has not asked for.
+        asked: When hints were asked for (trio's clock).
         expires: Until when (trio's clock) hints are believed.
         absent_until: Until when it is believed that there are no others.
         ours: Whether the directory was made here.
@@ -39,6 +40,7 @@ class DirectoryNames:
         "_names",
         "_watches",
         "absent_until",
+        "asked",
         "expires",
         "hints",
         "listed",
@@ -49,6 +51,7 @@ class DirectoryNames:
 
     def __init__(self) -> None:
         self.hints: dict[str, Attributes] = {}
+        self.asked = 0.0
         self.expires = 0.0
         self.ours = False
         self.listed: int | None = None
@@ -84,6 +87,7 @@ class DirectoryNames:
         changes: Mapping[str, bool],
         asked: float,
         timeout: float,
+        until: float,
     ) -> None:
         """Note a complete listing.
 
@@ -92,10 +96,12 @@ class DirectoryNames:
             changes: What was changed here while it was made.
             asked: When it was begun (trio's clock).
             timeout: For how long attributes are believed, in seconds.
+            until: Until when (trio's clock) what it said of its names is believed.
         """
         self.listed = len(entries)
         self.probes = 0
-        self.expires = asked + timeout
+        self.asked = asked
+        self.expires = until
         self.absent_until = asked + (timeout if self.ours else min(timeout, ABSENCE))
         self._names = set(entries)
         self.hints = dict(entries)

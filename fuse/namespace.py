@@ -49,11 +49,13 @@ class Listed:
         changes: What is changed here from its beginning on.
         pages: Of each page of it where it ends among the entries, and when it was asked for
             (trio's clock): of a large directory, the first may be old when the last arrives.
+        until: Until when (trio's clock) all of it is believed at least.
     """
 
     entries: Sequence[Entry] = ()
     changes: dict[str, bool] | None = None
     pages: Sequence[tuple[int, float]] = ()
+    until: float = 0.0
 
 
 class Namespace:
@@ -74,6 +76,16 @@ class Namespace:
         """Until when (trio's clock) an answer that came just now is believed."""
         return trio.current_time() + self.timeout
 
+    def _listing_expiry(self, asked: float) -> float:
+        """Until when a listing that ended just now is believed.
+
+        One that takes longer than the time-out would be out of date before anybody could look at
+        it, and every name in it would be asked about, or all of it again. So it is believed after
+        its end for as long as it took, but for one time-out at most.
+        """
+        now = trio.current_time()
+        return max(asked + self.timeout, now + min(now - asked, self.timeout))
+
     def known(self, parent: Inode, name: str) -> Inode | None:
         """The inode of a name, or None where that cannot be said without waiting.
 
@@ -86,8 +98,8 @@ class Namespace:
             return node
         hint = parent.names.hint(name, now)
         if hint is not None:
-            expires = parent.names.expires
-            return self.observe_now(parent, name, hint, expires - self.timeout, expires)
+            listed = parent.names
+            return self.observe_now(parent, name, hint, listed.asked, listed.expires)
         if node is None and parent.names.absent(name, now):
             fail(errno.ENOENT, name)
         return None
@@ -106,8 +118,8 @@ class Namespace:
                 fail(errno.ENOENT, name)
             hint = parent.names.hint(name, now)
             if hint is not None:
-                expires = parent.names.expires
-                return await self.observe(parent, name, hint, expires - self.timeout, expires)
+                listed = parent.names
+                return await self.observe(parent, name, hint, listed.asked, listed.expires)
             if attempt == "what is known":
                 await self._list_if_worthwhile(parent, unknown=node is None)
         asked = trio.current_time()
@@ -209,20 +221,22 @@ class Namespace:
         except BaseException:
             directory.names.unwatch(changes)
             raise
+        began = expires - self.timeout
+        until = self._listing_expiry(began)
         if len(entries) <= LISTABLE:
             known = {entry.name: entry.attributes for entry in entries}
-            directory.names.filled(known, changes, expires - self.timeout, self.timeout)
+            directory.names.filled(known, changes, began, self.timeout, until)
         else:
             directory.names.overfilled(len(entries))
         if unmade:
             entries += _not_listed(directory, unmade, entries)
             pages.append((len(entries), asked))
-        return Listed(entries, changes, pages)
+        return Listed(entries, changes, pages, until)
 
     def empty(self, directory: Inode) -> None:
         """Note that a directory was made just now: there is nothing in it yet."""
         directory.names.ours = True
-        directory.names.filled({}, {}, trio.current_time(), self.timeout)
+        directory.names.filled({}, {}, trio.current_time(), self.timeout, self.expiry())
 
     def settled(self, node: Inode) -> bool:
         """Whether there is nothing to ask about a node."""
@@ -266,7 +280,6 @@ class Namespace:
 
     async def _list(self, parent: Inode) -> None:
         asked = trio.current_time()
-        expires = asked + self.timeout
         found: dict[str, Attributes] = {}
         # It is not known how large it is where the last listing was given up.
         limit = min(LARGEST, max(LISTABLE, 2 * (parent.names.listed or 0)))
@@ -276,6 +289,7 @@ class Namespace:
                     found.update((entry.name, entry.attributes) for entry in page)
                     if len(found) > limit:
                         break  # more than it saves
+            expires = self._listing_expiry(asked)
             for name, attributes in found.items():
                 # What nobody has asked for needs no inode.
                 if name in parent.children and not self.observe_now(
@@ -285,7 +299,7 @@ class Namespace:
             if len(found) > limit:
                 parent.names.overfilled(len(found))
                 return
-            parent.names.filled(found, changes, asked, self.timeout)
+            parent.names.filled(found, changes, asked, self.timeout, expires)
         for name in parent.children:
             parent.names.hints.pop(name, None)
 

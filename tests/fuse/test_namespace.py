@@ -224,3 +224,57 @@ async def test_the_silence_of_a_listing_is_believed_for_a_second(autojump_clock)
     assert await names.find_if_there(table.root, "missing-3") is None
     await trio.sleep(1.1)
     assert await names.find_if_there(table.root, "missing-3") is not None
+
+
+async def slow(volume, seconds):
+    """Make each page of the volume's listings take so long."""
+    whole = volume.list
+
+    async def slowly(path):
+        async for page in whole(path):
+            await trio.sleep(seconds)
+            yield page
+
+    volume.list = slowly
+
+
+async def test_a_listing_that_takes_longer_than_the_time_out_is_believed_for_a_while(
+    autojump_clock,
+):
+    volume, table, names = namespace(LISTABLE)
+    await slow(volume, 3)
+    for number in range(LISTABLE):
+        await names.find(table.root, str(number))
+    assert (volume.stats, volume.lists) == (PROBES, 1)
+    volume.versions["7"] = 2
+    await trio.sleep(names.timeout + 1)
+    assert (await names.find(table.root, "7")).attributes.version == "7-2"
+
+
+async def test_what_a_program_listed_slowly_need_not_be_asked_about(autojump_clock):
+    volume, table, names = namespace(LISTABLE)
+    await slow(volume, 3)
+    listed = await names.list(table.root)
+    table.root.names.unwatch(listed.changes)
+    for entry in listed.entries:
+        await names.find(table.root, entry.name)
+    assert (volume.stats, volume.lists) == (0, 1)
+
+
+async def test_a_slow_listing_knows_less_than_what_was_done_meanwhile(autojump_clock):
+    volume, table, names = namespace(LISTABLE, timeout=4.0)
+    node = await names.find(table.root, "7")
+    await slow(volume, 3)
+
+    async def change():
+        await trio.sleep(8)  # when the page with its name has come
+        volume.versions["7"] = 2
+        node.attributes, node.expires = volume.attributes("7"), names.expiry()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        listed = await names.list(table.root)
+    table.root.names.unwatch(listed.changes)
+    assert node.expires < trio.current_time()
+    found = await names.find(table.root, "7")
+    assert found.attributes.version == "7-2"
