@@ -225,7 +225,7 @@ def test_fake_mounts_nothing(commands, namespace, mountpoint, credentials, stora
 
 @pytest.mark.integration
 def test_a_user_mounts_for_himself_through_fusermount3(
-    short_path, namespace, storage, blob_container
+    short_path, namespace, storage, blob_container, eventually
 ):
     """As nobody: no rights but those that the set-user-id program gives."""
     user = (*namespace.enter, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
@@ -257,6 +257,10 @@ def test_a_user_mounts_for_himself_through_fusermount3(
     commands("unmount", mountpoint, program=program)
     assert namespace.mounts(home) == []
     assert (home / ".local" / "state" / "batchai").stat().st_uid == 65534
+    commands(*words, program=program, AZURE_STORAGE_KEY=storage.key)
+    subprocess.run([*user, "fusermount3", "-u", mountpoint], check=True, timeout=30)
+    assert namespace.mounts(home) == []
+    eventually(lambda: os.fspath(mountpoint) not in commands("list", program=program).stdout)
 
 
 @pytest.mark.integration
