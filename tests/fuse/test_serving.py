@@ -30,6 +30,10 @@ class Workers:
             self.served.append((name, request))
             await self.serve(request)
 
+    def close(self):
+        os.close(self.source)
+        os.close(self.sink)
+
     async def until(self, count):
         while len(self.served) < count:
             await trio.lowlevel.checkpoint()
@@ -58,8 +62,7 @@ async def start(turn, nursery):
     yield start
     nursery.cancel_scope.cancel()
     for workers in made:
-        os.close(workers.source)
-        os.close(workers.sink)
+        workers.close()
 
 
 async def at_once(_):
@@ -145,8 +148,7 @@ async def test_a_task_that_is_cancelled_leaves_the_line(turn, nursery, waits):
     workers.ask(b"a")
     await workers.until(1)
     nursery.cancel_scope.cancel()
-    os.close(workers.source)
-    os.close(workers.sink)
+    workers.close()
 
 
 async def test_an_owner_that_fails_passes_the_turn_on(turn, nursery):
@@ -166,5 +168,4 @@ async def test_an_owner_that_fails_passes_the_turn_on(turn, nursery):
     workers.ask(b"ab")
     await workers.until(2)
     nursery.cancel_scope.cancel()
-    os.close(workers.source)
-    os.close(workers.sink)
+    workers.close()
