@@ -372,9 +372,12 @@ async def test_a_commit_that_seemed_to_fail_is_what_the_next_one_rests_on(faulty
     content = Overlay().write(0, noise(size))
     match = "comp=blocklist" if size > SINGLE_PUT else "/f"
     faulty.proxy.always(fault_proxy.lose_answer(), method="PUT", match=match)
-    with trio.move_on_after(1) as patience:
-        await faulty.uploads.commit("f", base, content, Changes())
-    assert patience.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(faulty.uploads.commit, "f", base, content, Changes())
+        with trio.fail_after(60):
+            while not faulty.lost:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
     faulty.proxy.clear()
     assert (await faulty.head()).version != base.version
     content.write(size // 2, b"more")
