@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -84,6 +84,7 @@ class Extent:
     """
 
     __slots__ = (
+        "_calls",
         "_slab",
         "_waiting",
         "complete",
@@ -109,6 +110,7 @@ class Extent:
         self.pinned = False
         self.error: Exception | None = None
         self._waiting: list[tuple[int, trio.Event]] = []
+        self._calls: list[tuple[int, Callable[[], None]]] = []
 
     @property
     def size(self) -> int:
@@ -129,7 +131,7 @@ class Extent:
     def progress(self, filled: int) -> None:
         """Note that the first ``filled`` bytes are there."""
         self.filled = filled
-        if self._waiting:
+        if self._waiting or self._calls:
             self._wake(filled)
 
     def finish(self, error: Exception | None = None) -> None:
@@ -146,6 +148,14 @@ class Extent:
             raise OSError(self.error.errno, self.error.strerror, self.error.filename)
         if self.error is not None:
             raise AbandonedError
+
+    def when(self, count: int, call: Callable[[], None]) -> None:
+        """Call once, as soon as the first ``count`` bytes are there, or will not come."""
+        if self.complete or self.filled >= count:
+            call()
+            return
+        self.waiters += 1
+        self._calls.append((count, call))
 
     async def wait(self, count: int) -> None:
         """Wait until the first ``count`` bytes are there.
@@ -171,6 +181,12 @@ class Extent:
                 arrival.set()
             else:
                 self._waiting.append((count, arrival))
+        if self._calls:
+            due = [call for count, call in self._calls if count <= filled]
+            self._calls = [one for one in self._calls if one[0] > filled]
+            self.waiters -= len(due)
+            for call in due:
+                call()
 
 
 class MemoryCache:

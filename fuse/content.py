@@ -166,18 +166,34 @@ class Content:
                 parts.append(bytes(stop - max(start, below)))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def read_now(self, offset: int, size: int, window: ReadAhead) -> bytes | memoryview | None:
-        """What :meth:`read` would return, where that needs no waiting; else None."""
+    def read_now(
+        self, offset: int, size: int, window: ReadAhead, *, noted: bool = False
+    ) -> bytes | memoryview | None:
+        """What :meth:`read` would return, where that needs no waiting; else None.
+
+        ``noted``: :meth:`fetch` has been told of the read.
+        """
         end = min(offset + size, self.size)
         if self._dirty or end > self.base_size or offset >= end:
             return None
-        return self._reader.read_now(offset, end, window)
+        return self._reader.read_now(offset, end, window, noted=noted)
 
-    async def write(self, offset: int, data: bytes) -> int:
+    def fetch(self, offset: int, size: int, window: ReadAhead, resume: Callable[[], None]) -> bool:
+        """Have fetched what :meth:`read_now` lacks, if that can be begun without waiting.
+
+        ``resume`` is called once, maybe before this returns, when :meth:`read_now` is worth another
+        try. Where that fails, and where this returns False, only :meth:`read` can tell.
+        """
+        end = min(offset + size, self.size)
+        if self._dirty or end > self.base_size or offset >= end:
+            return False
+        return self._reader.fetch(offset, end, window, resume)
+
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write ``data`` at ``offset``. ENOSPC when the disk is full and nothing can be freed."""
         return await self._with_room(len(data), lambda: self._write(offset, data))
 
-    async def append(self, data: bytes) -> int:
+    async def append(self, data: bytes | memoryview) -> int:
         """Write ``data`` at the end, wherever that is by now. Raises as :meth:`write`."""
         return await self._with_room(len(data), lambda: self._write(self.size, data))
 
@@ -428,7 +444,7 @@ class Content:
                 self._entry.discard()
         return self._entry
 
-    def _write(self, offset: int, data: bytes) -> int:
+    def _write(self, offset: int, data: bytes | memoryview) -> int:
         self._check_fixed(offset)
         self._stage(offset, data)
         self.size = max(self.size, offset + len(data))

@@ -134,31 +134,42 @@ class DiskCache:
         Raises:
             HangingError: The disk does not answer; the buffer belongs to a thread from now on.
         """
-        if self._off:
-            return False
-        if start % blockfile.UNIT or time.monotonic() < self._hanging_until:
-            self.statistics.disk_misses += 1
-            return False
-        found = None
-        if len(view) <= INLINE and blockfile.NOWAIT:
-            found = self._read(version, start, view, blockfile.NOWAIT)
+        found = self.read_now(version, start, view)
         if found is None:
             with trio.move_on_after(PATIENCE):
-                found = await trio.to_thread.run_sync(
-                    self._read, version, start, view, 0,
-                    limiter=self._reading, abandon_on_cancel=True,
+                found = self._noted(
+                    view,
+                    await trio.to_thread.run_sync(
+                        self._read, version, start, view, 0,
+                        limiter=self._reading, abandon_on_cancel=True,
+                    ),
                 )  # fmt: skip
         if found is None:
             self._hanging_until = time.monotonic() + REST
             self._note(OSError(errno.ETIMEDOUT, "the disk does not answer"))
             self.statistics.disk_misses += 1
             raise HangingError
+        return found
+
+    def read_now(self, version: Version, start: int, view: memoryview) -> bool | None:
+        """As :meth:`read_into`, or None where the disk may have to be waited for."""
+        if self._off:
+            return False
+        if start % blockfile.UNIT or time.monotonic() < self._hanging_until:
+            self.statistics.disk_misses += 1
+            return False
+        if len(view) > INLINE or not blockfile.NOWAIT:
+            return None
+        return self._noted(view, self._read(version, start, view, blockfile.NOWAIT))
+
+    def _noted(self, view: memoryview, found: bool | None, /) -> bool | None:  # noqa: FBT001
+        """Count a look at the disk that had a result."""
         if found:
             self.statistics.disk_hits += 1
             self.statistics.disk_bytes_read += len(view)
-        else:
+        elif found is not None:
             self.statistics.disk_misses += 1
-        return bool(found)
+        return found
 
     def offer(
         self, version: Version, start: int, view: memoryview, owner: Owner | None = None

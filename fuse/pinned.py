@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from fuse.cache import MemoryCache
@@ -20,10 +22,18 @@ class Pinned:
         self._data = memoryview(data)
         self._cache = cache
 
-    def read_now(self, offset: int, end: int, window: ReadAhead) -> memoryview | None:
+    def read_now(
+        self, offset: int, end: int, window: ReadAhead, *, noted: bool = False
+    ) -> memoryview | None:
         """The bytes from ``offset`` to ``end``, which lie within the version."""
-        del window
+        del window, noted
         return self._data[offset:end]
+
+    def fetch(self, offset: int, end: int, window: ReadAhead, resume: Callable[[], None]) -> bool:
+        """Nothing is missing."""
+        del offset, end, window
+        resume()
+        return True
 
     async def read(self, offset: int, size: int, window: ReadAhead) -> memoryview:
         """Up to ``size`` bytes at ``offset``; fewer only at the end of the version."""

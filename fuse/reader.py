@@ -71,18 +71,46 @@ class Reader:
         self._disk = disk if self._keeps else None
         self._version: Version | None = None
 
-    def read_now(self, offset: int, end: int, window: ReadAhead) -> memoryview | None:
+    def read_now(
+        self, offset: int, end: int, window: ReadAhead, *, noted: bool = False
+    ) -> memoryview | None:
         """The bytes from ``offset`` to ``end`` (within the file) if one extent in memory has them.
 
-        Else None: :meth:`read` then notes the read in ``window``, which is done here otherwise.
+        Else None: :meth:`fetch` or :meth:`read` then notes the read in ``window``, which is done
+        here otherwise, unless it is ``noted`` already.
         """
         extent = self._shelf.find(offset)
         if extent is None or end > extent.end or extent.filled < end - extent.start:
             return None
-        self._cache.hits += 1
-        if self._size > WHOLE_FILE:
-            self._run_ahead(offset, end, window)
-        return self._take(extent, offset, end, window)
+        # Taken first: what is read ahead may need the room of just this extent.
+        taken = self._take(extent, offset, end, window)
+        if not noted:
+            self._cache.hits += 1
+            if self._size > WHOLE_FILE:
+                self._run_ahead(offset, end, window)
+        return taken
+
+    def fetch(self, offset: int, end: int, window: ReadAhead, resume: Callable[[], None]) -> bool:
+        """Have the bytes fetched that :meth:`read_now` lacks, if that can be begun without waiting.
+
+        ``resume`` is called once, maybe before this returns: then they are there, or they will not
+        come by themselves, and :meth:`read` is to be asked. So it is where this returns False.
+        """
+        extent = self._shelf.find(offset)
+        if extent is not None and end > extent.end:
+            return False
+        began = trio.current_time()
+        demand = self._run_ahead(offset, end, window)
+        extent = extent or self._shelf.find(offset) or self._begin_for(offset, end, demand)
+        if extent is None or end > extent.end:
+            return False
+
+        def arrived() -> None:
+            self._cache.waiting.add(trio.current_time() - began)
+            resume()
+
+        extent.when(end - extent.start, arrived)
+        return True
 
     async def read(self, offset: int, size: int, window: ReadAhead) -> bytes | memoryview:
         """Up to ``size`` bytes at ``offset``; fewer only at the end of the version."""
@@ -170,11 +198,27 @@ class Reader:
             made = self._cache.make(self._shelf, position, stop, ahead=True)
             if made is None:
                 return
-            self._nursery.start_soon(self._fetch, made)
+            self._begin(made)
             position = stop
 
     async def _fetch_for(self, position: int, end: int, demand: tuple[int, int]) -> None:
         """Fetch what the caller waits for, in the caller's own task: another one costs more."""
+        made = self._make_for(position, end, demand)
+        if made is None:
+            await self._cache.room()
+            return
+        await self._fetch(made)
+        made.check()
+
+    def _begin_for(self, position: int, end: int, demand: tuple[int, int]) -> Extent | None:
+        """Begin to fetch what somebody waits for; None when there is no room for it."""
+        made = self._make_for(position, end, demand)
+        if made is not None:
+            self._begin(made)
+        return made
+
+    def _make_for(self, position: int, end: int, demand: tuple[int, int]) -> Extent | None:
+        """An extent for what somebody waits for; None when there is no room for it."""
         if demand[0] <= position < demand[1]:
             wanted, end = demand
         else:
@@ -183,12 +227,7 @@ class Reader:
         start = next(
             at for at in (wanted, unit, position) if at == position or self._free(at, position)
         )
-        made = self._cache.make(self._shelf, start, self._gap(position, end))
-        if made is None:
-            await self._cache.room()
-            return
-        await self._fetch(made)
-        made.check()
+        return self._cache.make(self._shelf, start, self._gap(position, end))
 
     def _free(self, start: int, end: int) -> bool:
         """Whether there is nothing of ``[start, end]`` yet, which is then fetched at once."""
@@ -199,14 +238,50 @@ class Reader:
             and end - start < self._largest
         )
 
-    async def _fetch(self, extent: Extent) -> None:
+    def _begin(self, extent: Extent) -> None:
+        """Fetch an extent: at once, by the short way, or in a task of its own."""
+        on_disk: bool | None = False
+        if self._disk is not None:
+            try:
+                on_disk = self._disk.read_now(self._disk_version(), extent.start, extent.view)
+            except OSError:  # it has no path any more; the task knows what to say
+                on_disk = None
+        if on_disk:
+            extent.finish()
+            self._cache.settled()
+        elif on_disk is None or not self._begin_read(extent):
+            self._nursery.start_soon(self._fetch, extent, on_disk is None)
+
+    def _begin_read(self, extent: Extent) -> bool:
+        path = _path(self._path)
+        if path is None:
+            return False
+
+        def done(there: bool) -> None:  # noqa: FBT001 -- the volume's protocol
+            if there:
+                self._offer(extent)
+                extent.finish()
+                self._cache.settled()
+            else:
+                self._cache.discard(extent)
+                extent.finish(AbandonedError())
+
+        return self._volume.begin_read(
+            path, self.attributes, extent.start, extent.view, extent.progress, done
+        )
+
+    def _offer(self, extent: Extent) -> None:
+        if self._disk is not None and self._version is not None:
+            self._disk.offer(self._version, extent.start, extent.view, extent)
+
+    async def _fetch(self, extent: Extent, look: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Fetch an extent, from the disk if ``look`` and it is there."""
         try:
-            if not await self._fetch_from_disk(extent):
+            if not (look and await self._fetch_from_disk(extent)):
                 await self._volume.read_into(
                     self._path(), self.attributes, extent.start, extent.view, extent.progress
                 )
-                if self._disk is not None and self._version is not None:
-                    self._disk.offer(self._version, extent.start, extent.view, extent)
+                self._offer(extent)
         except OSError as error:
             self._cache.discard(extent)
             extent.finish(error)
@@ -226,15 +301,19 @@ class Reader:
     async def _fetch_from_disk(self, extent: Extent) -> bool:
         if self._disk is None:
             return False
+        try:
+            return await self._disk.read_into(self._disk_version(), extent.start, extent.view)
+        except HangingError:
+            extent.renew()
+            return False
+
+    def _disk_version(self) -> Version:
+        """The version's name in the disk cache. ESTALE where the file has no path any more."""
         if self._version is None:
             self._version = Version.of(
                 self._volume.identity, self._path(), self.attributes.version, self.attributes.size
             )
-        try:
-            return await self._disk.read_into(self._version, extent.start, extent.view)
-        except HangingError:
-            extent.renew()
-            return False
+        return self._version
 
 
 def _path(path: Callable[[], str]) -> str | None:

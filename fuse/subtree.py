@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fuse.errors import MountError
@@ -85,6 +85,18 @@ class Subtree:
     ) -> None:
         """As of the whole volume."""
         await self._whole.read_into(self._at(path), attributes, offset, buffer, progress)
+
+    def begin_read(
+        self,
+        path: str,
+        attributes: Attributes,
+        offset: int,
+        buffer: memoryview,
+        progress: Progress,
+        done: Callable[[bool], None],
+    ) -> bool:
+        """As of the whole volume."""
+        return self._whole.begin_read(self._at(path), attributes, offset, buffer, progress, done)
 
     async def commit(
         self, path: str, base: Attributes | None, content: DirtyContent, changes: Changes

@@ -12,7 +12,7 @@ EIO, ...), and are cancellable at their checkpoints.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -220,6 +220,23 @@ class Volume(Protocol):
         """
         ...
 
+    def begin_read(
+        self,
+        path: str,
+        attributes: Attributes,
+        offset: int,
+        buffer: memoryview,
+        progress: Progress,
+        done: Callable[[bool], None],
+    ) -> bool:
+        """Begin what :meth:`read_into` does, where it can be done without waiting; else False.
+
+        ``done`` is called once, maybe before this returns: whether the bytes are there. If not,
+        nothing is said of the reason: :meth:`read_into` is to be asked, which has all the patience.
+        Until then the buffer is not the caller's.
+        """
+        ...
+
     async def commit(
         self, path: str, base: Attributes | None, content: DirtyContent, changes: Changes
     ) -> Attributes:
@@ -313,7 +330,8 @@ class Volume(Protocol):
     async def settle(self) -> None:
         """Complete or undo in the background what failed half-way; run it beside everything else.
 
-        Returns when cancelled, or at once where nothing can be half-way.
+        Whatever :meth:`begin_read` has begun goes on in here, too. Returns when cancelled, or at
+        once where there is nothing to do.
         """
         ...
 

@@ -256,7 +256,7 @@ class Connection:
         """Receive some bytes; 0 when the server closed the connection."""
         while True:
             try:
-                count = self._receive_now(buffer)
+                count = self.receive_now(buffer)
                 break
             except BlockingIOError:
                 wait: _Wait = trio.lowlevel.wait_readable
@@ -270,8 +270,20 @@ class Connection:
             await trio.lowlevel.checkpoint()
         return count
 
-    def _receive_now(self, buffer: memoryview) -> int:
-        """Receive what is there; of TLS not just the next record, whose 16 KiB are soon had."""
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def send_now(self, data: bytes) -> int:
+        """Send what there is room for. OSError, and SSLError, as the socket raises them."""
+        return self._socket.send(data)
+
+    def receive_now(self, buffer: memoryview) -> int:
+        """Receive what is there; of TLS not just the next record, whose 16 KiB are soon had.
+
+        Raises:
+            BlockingIOError: There is nothing; or SSLWantReadError.
+        """
         if not isinstance(self._socket, ssl.SSLSocket):
             return self._socket.recv_into(buffer)
         buffer = buffer[:_BURST]

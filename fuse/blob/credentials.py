@@ -52,6 +52,10 @@ class Credential(Protocol):
     description: str
     read_only: bool
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether :meth:`sign` can be called now, and :meth:`ready` would have nothing to do."""
+
     async def ready(self) -> None:
         """Make sure that :meth:`sign` can be called now.
 
@@ -85,6 +89,7 @@ class _Static:
     """A credential that is what it is."""
 
     read_only = False
+    is_ready = True
 
     async def ready(self) -> None:
         """Always."""
@@ -217,6 +222,11 @@ class Token:
         self._asking = trio.Lock()
         self._not_before = 0.0
         self._renewed = float("-inf")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a token that need not be renewed yet."""
+        return self._token is not None and self._left(self._token) >= AHEAD
 
     async def ready(self) -> None:
         """A token with some life left; the one that is there serves others while it is renewed."""

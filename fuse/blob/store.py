@@ -21,6 +21,7 @@ from fuse.blob import checks, errors
 from fuse.blob.connection import STALL_TIMEOUT
 from fuse.blob.credentials import Credential, Keyring, SharedKey
 from fuse.blob.errors import StoreError, mount_error, store_error, to_oserror
+from fuse.blob.express import Express
 from fuse.blob.requests import SAFE, Request, new_id, signed
 from fuse.blob.retrying import DEADLINE, Failure, Operation, Patience, Retrier, retry_after
 from fuse.blob.routes import Route
@@ -91,6 +92,8 @@ class BlobStore:
         self._keyring = Keyring(credential)
         self._retrier = Retrier(self.counters, deadline)
         self._pool = Pool(self.endpoint, limit=connections, route=route, stall=stall)
+        #: Ranges that go the short way while it runs.
+        self.express = Express(self._pool, self._keyring, self._base_path, self.counters)
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ class BlobStore:
         return {
             **self.counters,
             "connections_opened": self._pool.opened,
+            "ranges_given_up": self.express.given_up,
             **self._pool.answering.figures("first_byte"),
         }
 

@@ -133,7 +133,7 @@ class Pool:
         Raises:
             TransportError: No complete response came; the request may or may not have been done.
         """
-        head = self._head(method, target, headers, body)
+        head = self.head(method, target, headers, body)
         try:
             self._limiter.acquire_nowait()
         except trio.WouldBlock:
@@ -170,9 +170,37 @@ class Pool:
         finally:
             self._limiter.release()
 
-    def _head(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview
+    def take(self) -> Connection | None:
+        """An idle connection, if there is one, and a place for it; :meth:`give_back` is owed."""
+        connection = self._idle_connection()
+        if connection is None:
+            return None
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(connection)
+        except trio.WouldBlock:
+            self._idle.append(connection)
+            return None
+        return connection
+
+    def give_back(self, connection: Connection, *, reusable: bool) -> None:
+        """End the use of a connection that was taken."""
+        self._limiter.release_on_behalf_of(connection)
+        connection.reusable = reusable
+        self._release(connection)
+
+    def note_answer(self, seconds: float) -> None:
+        """Count how long a request waited for the head of its response."""
+        self._last_moved = trio.current_time()
+        self.answering.add(seconds)
+
+    def head(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview = b"",
     ) -> bytes:
+        """The head of a request, as it is sent."""
         if self._proxy is not None and not self._secure:
             target = f"http://{self._host_header}{target}"
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host_header}"]

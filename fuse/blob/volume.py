@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -73,8 +73,10 @@ class BlobVolume:
         await self._renames.unsettled.recover(RECOVERY)
 
     async def settle(self) -> None:
-        """Complete or undo in the background what failed half-way, until cancelled."""
-        await self._renames.unsettled.run()
+        """Complete or undo what failed half-way, and receive what was begun, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._store.express.run)
+            await self._renames.unsettled.run()
 
     def warnings(self) -> Sequence[str]:
         """Of each operation that is half-way what it is about, and why."""
@@ -180,6 +182,22 @@ class BlobVolume:
             await self._store.get_range(name, attributes.version, offset, buffer, progress)
         except FileNotFoundError:
             fail(errno.ESTALE, path, "the blob was deleted while it was open")
+
+    def begin_read(
+        self,
+        path: str,
+        attributes: Attributes,
+        offset: int,
+        buffer: memoryview,
+        progress: Progress,
+        done: Callable[[bool], None],
+    ) -> bool:
+        """The same over a connection that is free, if there is one."""
+        try:
+            name = names.blob_name(path)
+        except names.ShortenedError:
+            return False
+        return self._store.express.begin(name, attributes.version, offset, buffer, progress, done)
 
     async def create(self, path: str, changes: Changes) -> Attributes:
         """An empty blob, made only if the name is free."""

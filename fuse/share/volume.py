@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -113,6 +113,18 @@ class ShareVolume:
 
         for page in await self._link.run(collect):
             yield [Entry(name, known) for name, known in page]
+
+    def begin_read(
+        self,
+        path: str,  # noqa: ARG002 -- the protocol's
+        attributes: Attributes,  # noqa: ARG002
+        offset: int,  # noqa: ARG002
+        buffer: memoryview,  # noqa: ARG002
+        progress: Progress,  # noqa: ARG002
+        done: Callable[[bool], None],  # noqa: ARG002
+    ) -> bool:
+        """Never: a read takes credits and handles, which may have to be waited for."""
+        return False
 
     async def read_into(
         self, path: str, attributes: Attributes, offset: int, buffer: memoryview, progress: Progress

@@ -40,6 +40,9 @@ class MemoryVolume:
     def attributes(self, path):
         return Attributes(Kind.FILE, size=len(self.files[path]), version=self.versions[path])
 
+    def begin_read(self, path, attributes, offset, buffer, progress, done):
+        return False
+
     async def read_into(self, path, attributes, offset, buffer, progress):
         await trio.lowlevel.checkpoint()
         self.reads += 1

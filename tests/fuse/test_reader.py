@@ -31,10 +31,36 @@ class Store:
     identity = "blob:test"
     preferred_read = 4 * MIB
 
-    def __init__(self, data, script=()):
+    def __init__(self, data, script=(), short=(), nursery=None):
         self.data = data
         self.script = list(script)
+        self.short = list(short)
+        self.nursery = nursery
         self.requests = 0
+
+    def begin_read(self, path, attributes, offset, buffer, progress, done):
+        """As ``short`` says: refused, at once, later, cut off half-way; without it refused."""
+        way = self.short.pop(0) if self.short else "refused"
+        if way == "refused":
+            return False
+        self.requests += 1
+
+        def end():
+            count = len(buffer) if way != "cut" else len(buffer) // 2
+            buffer[:count] = self.data[offset : offset + count]
+            buffer[count:] = bytes(len(buffer) - count)
+            progress(count)
+            done(way != "cut")
+
+        async def later():
+            await trio.lowlevel.checkpoint()
+            end()
+
+        if way == "at once":
+            end()
+        else:
+            self.nursery.start_soon(later)
+        return True
 
     async def read_into(self, path, attributes, offset, buffer, progress):
         self.requests += 1
@@ -86,6 +112,69 @@ def test_exact_bytes_or_an_error_and_never_more_than_the_budget(wanted, numbers,
             assert bytes(again) == data[: 4 * UNIT], "what is kept is right"
 
     trio.run(run)
+
+
+async def read_as_the_lane_does(one, start, size, window):
+    """From memory, else once what was begun has ended, else as it takes."""
+    end = min(start + size, one.attributes.size)
+    if start >= end:
+        return b""
+    there = one.read_now(start, end, window)
+    if there is None:
+        resumed = trio.Event()
+        if one.fetch(start, end, window, resumed.set):
+            await resumed.wait()
+            there = one.read_now(start, end, window, noted=True)
+    return await one.read(start, size, window) if there is None else there
+
+
+@given(
+    wanted=reads,
+    short=st.lists(st.sampled_from(["refused", "at once", "later", "cut"]), max_size=20),
+    numbers=faults,
+    budget=st.sampled_from([MIB, 3 * MIB, 64 * MIB]),
+    size=st.sampled_from([3 * MIB + 12_345, MIB, 100_000, 1]),
+)
+def test_the_short_way_gives_the_same_bytes(wanted, short, numbers, budget, size):
+    data = random.Random(7).randbytes(size)
+    script = [number and OSError(number, "fault") for number in numbers]
+
+    async def run():
+        cache = MemoryCache(budget)
+        async with trio.open_nursery() as nursery:
+            one = reader(Store(data, script, short, nursery), cache, nursery)
+            window = ReadAhead(8 * MIB)
+
+            async def check(start, count):
+                try:
+                    got = await read_as_the_lane_does(one, start, count, window)
+                except OSError as error:
+                    assert error.errno in numbers
+                else:
+                    assert bytes(got) == data[start : start + count]
+                assert cache.used <= budget
+
+            for start, count in wanted[::2]:
+                await check(start, count)
+            async with trio.open_nursery() as together:
+                for start, count in wanted[1::2]:
+                    together.start_soon(check, start, count)
+            one.close()
+
+    trio.run(run)
+
+
+async def test_what_is_read_twice_while_it_comes_is_asked_for_once(nursery):
+    data = random.Random(8).randbytes(100_000)
+    store = Store(data, short=["later"], nursery=nursery)
+    one = reader(store, MemoryCache(8 * MIB), nursery)
+    resumed = []
+    for number in range(3):
+        assert one.fetch(0, 1000 * (number + 1), ReadAhead(MIB), lambda: resumed.append(None))
+    assert not resumed
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(resumed) == 3
+    assert store.requests == 1
 
 
 async def test_what_a_failed_fetch_left_is_not_kept(tmp_path, nursery):
