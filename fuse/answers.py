@@ -28,21 +28,29 @@ def answers(
     async def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             return await handler(*args, **kwargs)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            if number in _TROUBLE:
-                log.warning(
-                    "request failed",
-                    operation=handler.__name__,
-                    errno=errno.errorcode.get(number, number),
-                    reason=error.strerror or str(error),
-                    path=error.filename,
-                )
-            raise pyfuse3.FUSEError(number) from error
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
-            log.exception("defect in a file system handler", operation=handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from error
+            raise pyfuse3.FUSEError(errno_of(error, handler.__name__)) from error
 
     return wrapper
+
+
+def errno_of(error: Exception, operation: str) -> int:
+    """The errno that the kernel gets for what a handler raised; call it where that is handled.
+
+    Trouble with the store is logged, and so is a defect of this program, with its traceback.
+    """
+    if not isinstance(error, OSError):
+        log.exception("defect in a file system handler", operation=operation)
+        return errno.EIO
+    number = error.errno or errno.EIO
+    if number in _TROUBLE:
+        log.warning(
+            "request failed",
+            operation=operation,
+            errno=errno.errorcode.get(number, number),
+            reason=error.strerror or str(error),
+            path=error.filename,
+        )
+    return number

@@ -160,7 +160,7 @@ class Driver:
                 nursery.start_soon(self._watch_signals)
                 nursery.start_soon(self._commit_when_due)
                 async with trio.open_nursery() as serving:
-                    serving.start_soon(self._serve)
+                    serving.start_soon(self._serve, filesystem)
                     if self._socket is not None:
                         nursery.start_soon(control.serve, self._socket, self._operations())
                     await trio.to_thread.run_sync(
@@ -228,8 +228,8 @@ class Driver:
                 "/etc/fuse.conf for a mount by an unprivileged user?",
             ) from error
 
-    async def _serve(self) -> None:
-        await serve()
+    async def _serve(self, filesystem: FileSystem) -> None:
+        await serve(filesystem)
         # It returns when the file system was unmounted from outside, or by _finish.
         self._stop.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from typing import NamedTuple
 
 import trio
 from pyfuse3 import EntryAttributes, InodeT, ModeT
@@ -41,7 +42,47 @@ def mode_of(known: Attributes, options: MountOptions) -> int:
     return options.directory_mode if known.kind is Kind.DIRECTORY else options.file_mode
 
 
-def entry(node: Inode, options: MountOptions, timeout: float) -> EntryAttributes:
+class Shown(NamedTuple):
+    """What the kernel is told of an inode.
+
+    Attributes:
+        number: The inode's.
+        entry_timeout: How long (seconds) the kernel may believe the name.
+        attribute_timeout: How long (seconds) it may believe the rest.
+        mode: Type and permissions.
+        links: How many names it has.
+        uid: Owner.
+        gid: Group.
+        size: Bytes.
+        mtime_ns: When its content changed, nanoseconds since the epoch.
+        ctime_ns: When anything of it changed.
+        atime_ns: When it was read last.
+    """
+
+    number: int
+    entry_timeout: float
+    attribute_timeout: float
+    mode: int
+    links: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+
+    @property
+    def blocks(self) -> int:
+        """Its size in the 512 bytes of stat(2), rounded up."""
+        return -(-self.size // 512)
+
+    @property
+    def block_size(self) -> int:
+        """Bytes that programs are advised to read at a time."""
+        return 4096
+
+
+def shown(node: Inode, options: MountOptions, timeout: float) -> Shown:
     """Attributes of an inode, and for how much longer the kernel may believe them.
 
     Args:
@@ -50,28 +91,48 @@ def entry(node: Inode, options: MountOptions, timeout: float) -> EntryAttributes
         timeout: For how long (seconds) an answer is believed that nobody else can change.
     """
     known = known_attributes(node)
+    linked = node.linked
     if node.superseded:
         left = 0.0
-    elif node.is_local or not node.linked:
+    elif node.is_local or not linked:
         left = timeout
     else:
         left = max(0.0, node.expires - trio.current_time())
+    # The first commit of what is not made yet may find that somebody else was first, with another.
+    unmade = node.content is not None and node.content.unmade
+    modified = known.mtime_ns
+    return Shown(
+        node.number,
+        left,
+        min(left, ABSENCE) if unmade else left,
+        _TYPE_BITS[known.kind] | mode_of(known, options),
+        1 if linked else 0,
+        options.uid if known.uid is None else known.uid,
+        options.gid if known.gid is None else known.gid,
+        known.size,
+        max(modified, node.touched_ns),
+        max(known.ctime_ns or modified, node.touched_ns, node.changed_ns),
+        modified if node.atime_ns is None else node.atime_ns,
+    )
+
+
+def entry(node: Inode, options: MountOptions, timeout: float) -> EntryAttributes:
+    """What is :func:`shown`, for pyfuse3."""
+    seen = shown(node, options, timeout)
     result = EntryAttributes()
-    result.st_ino = InodeT(node.number)
+    result.st_ino = InodeT(seen.number)
     result.generation = 0
-    result.entry_timeout = result.attr_timeout = left
-    if node.content is not None and node.content.unmade:
-        # Its first commit may find that somebody else was first, with another file.
-        result.attr_timeout = min(left, ABSENCE)
-    result.st_mode = ModeT(_TYPE_BITS[known.kind] | mode_of(known, options))
-    result.st_nlink = 1 if node.linked else 0
-    result.st_uid = options.uid if known.uid is None else known.uid
-    result.st_gid = options.gid if known.gid is None else known.gid
+    result.entry_timeout = seen.entry_timeout
+    result.attr_timeout = seen.attribute_timeout
+    result.st_mode = ModeT(seen.mode)
+    result.st_nlink = seen.links
+    result.st_uid = seen.uid
+    result.st_gid = seen.gid
     result.st_rdev = 0
-    result.st_size = known.size
-    result.st_blksize = 4096
-    result.st_blocks = -(-known.size // 512)
-    result.st_mtime_ns = max(known.mtime_ns, node.touched_ns)
-    result.st_ctime_ns = max(known.ctime_ns or known.mtime_ns, node.touched_ns, node.changed_ns)
-    result.st_atime_ns = known.mtime_ns if node.atime_ns is None else node.atime_ns
+    result.st_size = seen.size
+    result.st_blksize = seen.block_size
+    result.st_blocks = seen.blocks
+    result.st_mtime_ns = seen.mtime_ns
+    result.st_ctime_ns = seen.ctime_ns
+    result.st_atime_ns = seen.atime_ns
     return result

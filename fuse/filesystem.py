@@ -117,11 +117,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     ) -> EntryAttributes:
         """Find a name in a directory."""
         parent, sought = self.inodes.get(parent_inode), filenames.sought(name)
-        node = None
-        if self.names.lock.idle and len(name) <= self.volume.name_max:
-            node = self.names.known(parent, sought)
-        if node is None:
-            node = await self._look_up(parent, sought, ctx)
+        node = await self._look_up(parent, sought, ctx)
         node.lookups += 1
         return self._entry(node)
 
@@ -145,8 +141,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def getattr(self, inode: InodeT, ctx: Any = None) -> EntryAttributes:
         """Attributes of an inode. ESTALE where its name means another file by now."""
         node = self.inodes.get(inode)
-        if not (self.names.lock.idle and self.names.settled(node)):
-            await self._refresh(node, ctx)
+        await self._refresh(node, ctx)
         if node.superseded and not node.opens:
             fail(errno.ESTALE)
         return self._entry(node)
@@ -349,13 +344,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         ESTALE where the name means another file by now: the kernel then looks it up again.
         """
         node = self.inodes.get(inode)
-        if (
-            self.names.lock.idle
-            and node.linked
-            and self.names.settled(node)
-            and not flags & os.O_TRUNC
-        ):
-            return self._opened(node, flags, ctx)
         with self.interrupts.watched(ctx.pid):
             return await self._open_anew(node, flags, ctx)
 
@@ -371,9 +359,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Read from an open file."""
         handle = self.files[fh]
         content = handle.content
-        there = content.read_now(off, size, handle.window)
-        if there is not None:
-            return cast("bytes", there)
         while True:
             base = content.base
             try:
@@ -389,7 +374,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
                         raise
 
     @answers
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    async def write(self, fh: FileHandleT, off: int, buf: bytes | memoryview) -> int:
         """Write to an open file."""
         handle = self.files[fh]
         content = handle.content
@@ -419,8 +404,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     async def release(self, fh: FileHandleT) -> None:
         """The last reference to a handle is gone."""
         handle = self.files.remove(fh)
-        if self.names.lock.idle and self.contents.released_now(handle.inode, handle.content):
-            return
         async with self.names.lock.shared(handle.inode):
             await self.contents.released(handle.inode, handle.content)
 
@@ -462,6 +445,19 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         return capacity.report(self._space, self.volume.name_max)
 
     # -- what the driver calls ----------------------------------------------------------------
+
+    def opened(self, node: Inode, flags: int, pid: int) -> tuple[int, bool]:
+        """Open the version of a file that is known.
+
+        Returns:
+            The handle, and whether the kernel may keep the pages that it has: those of the same
+            version stay, so that a second epoch costs no request at all.
+        """
+        self._check_version(node)
+        content = self.contents.current(node)
+        window = ReadAhead(self.options.read_ahead_limit)
+        handle = self.files.add(FileHandle(node, content, flags, window, pid))
+        return handle, self.contents.opened(node, content)
 
     def close(self) -> None:
         """Leave what is not committed to the next mount."""
@@ -568,7 +564,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         if flags & os.O_TRUNC:  # also with O_RDONLY: Linux cuts then, and the kernel counts on it
             self._check_version(node)
             await self.contents.current(node).truncate(0)
-        return self._opened(node, flags, ctx)
+        handle, keep = self.opened(node, flags, ctx.pid)
+        return FileInfo(fh=handle, keep_cache=keep)
 
     def _check_version(self, node: Inode) -> None:
         content = node.content
@@ -577,17 +574,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             # Two versions under one number would share the kernel's pages.
             self.inodes.supersede(node)
             fail(errno.ESTALE)
-
-    def _opened(self, node: Inode, flags: int, ctx: Any) -> FileInfo:
-        self._check_version(node)
-        content = self.contents.current(node)
-        info = FileInfo()
-        window = ReadAhead(self.options.read_ahead_limit)
-        handle = FileHandle(node, content, flags, window, ctx.pid)
-        info.fh = FileHandleT(self.files.add(handle))
-        # Pages of the same version stay: a second epoch costs no request at all.
-        info.keep_cache = self.contents.opened(node, content)
-        return info
 
     async def _commit(self, handle: FileHandle) -> None:
         """Commit for fsync, which fails whenever the data is not there, or for close."""

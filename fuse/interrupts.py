@@ -33,10 +33,18 @@ ENDING = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 
 
 @dataclass(eq=False, slots=True)
-class _Request:
+class Waiting:
+    """A request under way.
+
+    Attributes:
+        pid: The thread that waits for it; 0 when it is not known.
+        since: Since when (trio's clock).
+        give_up: Lets go of it.
+    """
+
     pid: int
     since: float
-    scope: trio.CancelScope
+    give_up: Callable[[], None]
 
 
 class Interrupts:
@@ -49,7 +57,7 @@ class Interrupts:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self.interrupted = 0
         self._proc = proc
-        self._requests: set[_Request] = set()
+        self._requests: set[Waiting] = set()
 
     @contextmanager
     def watched(self, pid: int) -> Iterator[None]:
@@ -59,15 +67,24 @@ class Interrupts:
             OSError: EINTR when the caller is to end and the request was given up.
         """
         with trio.CancelScope() as scope:
-            request = _Request(pid, trio.current_time(), scope)
-            self._requests.add(request)
+            request = self.add(pid, scope.cancel)
             try:
                 yield
             finally:
-                self._requests.discard(request)
+                self.discard(request)
         if scope.cancelled_caught:
             self.interrupted += 1
             fail(errno.EINTR)
+
+    def add(self, pid: int, give_up: Callable[[], None]) -> Waiting:
+        """Look after a request of thread ``pid``; ``give_up`` is called, once, if it is to end."""
+        request = Waiting(pid, trio.current_time(), give_up)
+        self._requests.add(request)
+        return request
+
+    def discard(self, request: Waiting) -> None:
+        """It has been answered."""
+        self._requests.discard(request)
 
     async def watch(self) -> None:
         """Look after the requests until cancelled."""
@@ -77,7 +94,8 @@ class Interrupts:
             for request in list(self._requests):
                 waiting = now - request.since >= INTERVAL
                 if waiting and request.pid and is_ending(request.pid, self._proc):
-                    request.scope.cancel()
+                    self._requests.discard(request)
+                    request.give_up()
 
 
 class Interruptible(Protocol):

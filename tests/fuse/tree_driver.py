@@ -19,6 +19,7 @@ import trio
 
 from fuse.filesystem import FileSystem
 from fuse.options import MountOptions
+from fuse.serving import serve
 from fuse.volume import Attributes, Kind
 from tests.fuse.tree_volume import TreeVolume
 
@@ -149,7 +150,7 @@ async def _serve(spec, descriptor):
         pyfuse3.init(filesystem, spec["mountpoint"], wanted)
         nursery.start_soon(_control, stream, volume, filesystem)
         await stream.send_all(b"ready\n")
-        await pyfuse3.main()
+        await serve(filesystem)
         pyfuse3.close(unmount=False)
         nursery.cancel_scope.cancel()
 

@@ -1,0 +1,107 @@
+"""What a file system can say at once, from memory: no store, no disk, nobody to wait for.
+
+Each method answers, raises the :class:`OSError` that is the answer, or returns None (False): then
+it has changed nothing, and the handler of the same name in :mod:`fuse.filesystem` is to be asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from fuse import filenames
+from fuse.entries import Shown, shown
+from fuse.errors import fail
+from fuse.filesystem import FileSystem
+from fuse.inodes import Inode
+
+
+class Immediate:
+    """Answers of a mounted volume that need no waiting.
+
+    Args:
+        filesystem: The mount.
+    """
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        self._filesystem = filesystem
+        self._inodes = filesystem.inodes
+        self._names = filesystem.names
+        self._lock = filesystem.names.lock
+        self._files = filesystem.files
+        self._contents = filesystem.contents
+        self._name_max = filesystem.volume.name_max
+
+    def lookup(self, inode: int, name: bytes) -> Shown | None:
+        """Find a name in a directory, and count that the kernel was told of it."""
+        parent, sought = self._inodes.get(inode), filenames.sought(name)
+        if not self._lock.idle or len(name) > self._name_max:
+            return None
+        node = self._names.known(parent, sought)
+        if node is None:
+            return None
+        node.lookups += 1
+        return self._shown(node)
+
+    def getattr(self, inode: int) -> Shown | None:
+        """Attributes of an inode."""
+        node = self._inodes.get(inode)
+        if not (self._lock.idle and self._names.settled(node)):
+            return None
+        if node.superseded and not node.opens:
+            fail(errno.ESTALE)
+        return self._shown(node)
+
+    def open(self, inode: int, flags: int, pid: int) -> tuple[int, bool, bool] | None:
+        """Open a file.
+
+        Returns:
+            The handle; whether the kernel may keep the pages that it has; whether closing it will
+            have nothing to bring to the store.
+        """
+        node = self._inodes.get(inode)
+        if flags & os.O_TRUNC or not (
+            self._lock.idle and node.linked and self._names.settled(node)
+        ):
+            return None
+        handle, keep = self._filesystem.opened(node, flags, pid)
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        return handle, keep, reads and not self._files[handle].content.unmade
+
+    def read(
+        self, handle: int, offset: int, size: int, *, noted: bool = False
+    ) -> bytes | memoryview | None:
+        """Read from an open file; ``noted``: :meth:`fetch` has been told of it."""
+        found = self._files[handle]
+        return found.content.read_now(offset, size, found.window, noted=noted)
+
+    def fetch(self, handle: int, offset: int, size: int, resume: Callable[[], None]) -> int | None:
+        """Have fetched what :meth:`read` lacks, if that can be begun without waiting.
+
+        ``resume`` is called once, maybe before this returns, when :meth:`read` is worth another
+        try.
+
+        Returns:
+            The thread that opened the file; None where nothing has begun.
+        """
+        found = self._files[handle]
+        if not found.content.fetch(offset, size, found.window, resume):
+            return None
+        return found.pid
+
+    def flush(self, handle: int) -> bool:
+        """Close a descriptor that has nothing to bring to the store."""
+        found = self._files[handle]
+        return found.told or not (found.writable or found.content.unmade)
+
+    def release(self, handle: int) -> bool:
+        """Note that the last reference to a handle is gone."""
+        found = self._files[handle]
+        if not (self._lock.idle and self._contents.released_now(found.inode, found.content)):
+            return False
+        self._files.remove(handle)
+        return True
+
+    def _shown(self, node: Inode) -> Shown:
+        return shown(node, self._filesystem.options, self._names.timeout)

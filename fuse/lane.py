@@ -1,0 +1,416 @@
+"""The short way of a request: answered where it is read, in front of pyfuse3.
+
+pyfuse3 gives each request to one of several tasks, through a coroutine or two, into objects and out
+of them: that is more than half of the time of a request that is answered from memory, and those are
+nearly all that a mount gets. So what a request needs is looked at first. Look-ups, attributes,
+opens, releases that need no waiting are answered at once, and reads and writes by a task of their
+own where they have to wait. Everything else goes on to pyfuse3, unchanged, and its answers come
+back the same way.
+
+For that a pair of sockets takes the place of the kernel's device: pyfuse3 mounts as always, and its
+descriptor then becomes one end of the pair (dup2(2)). The sockets keep the boundaries of messages,
+as the device does. What stands here of the protocol is in :mod:`fuse.messages`; whatever it does
+not know is none of its business.
+
+Concurrency: an answer at once is given without an ``await``, so nothing changes meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import structlog
+import trio
+
+from fuse import messages
+from fuse.answers import errno_of
+from fuse.filesystem import FileSystem
+from fuse.immediate import Immediate
+from fuse.interrupts import Waiting
+from fuse.messages import Limits
+
+log = structlog.get_logger("fuse")
+
+#: Bytes of a message at most: a write of 1 MiB with its header, in whole pages. The kernel refuses
+#: to be read with less than what was agreed on with it (libfuse's 256 pages).
+LARGEST: Final = (1 << 20) + 4096
+
+#: Buffers for messages that are kept, where writes wait.
+_SPARE: Final = 8
+
+#: Requests that are answered before other tasks have a turn.
+_IN_A_ROW: Final = 16
+
+#: What reading the device says of a request that was called back meanwhile (fuse(4)).
+_CALLED_BACK: Final = {errno.ENOENT, errno.EINTR}
+
+#: What writing an answer says where nobody waits for it any more.
+_NOT_WANTED: Final = {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}
+
+_DEVICE: Final = "/dev/fuse"
+
+_Handler = Callable[[int, int, memoryview], bool]
+
+
+@contextmanager
+def opened(filesystem: FileSystem, limits: Limits) -> Iterator[Lane]:
+    """Stand between the kernel and pyfuse3, which has mounted; close the device in the end."""
+    theirs = _device()
+    device = os.dup(theirs)
+    os.set_blocking(device, False)
+    ours, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, end:
+        os.dup2(end.fileno(), theirs, inheritable=False)
+        ours.setblocking(False)
+        try:
+            yield Lane(filesystem, device, ours, limits)
+        finally:
+            os.close(device)
+
+
+class Lane:
+    """Reads the kernel's requests; made by :func:`opened`.
+
+    Args:
+        filesystem: Who answers.
+        device: The kernel's, non-blocking.
+        pyfuse: The socket that leads to pyfuse3, non-blocking.
+        limits: What the kernel is told besides what pyfuse3 says.
+
+    Attributes:
+        answered: Requests that were answered here.
+        passed_on: Those that went to pyfuse3.
+    """
+
+    def __init__(
+        self, filesystem: FileSystem, device: int, pyfuse: socket.socket, limits: Limits
+    ) -> None:
+        self.answered = 0
+        self.passed_on = 0
+        self._filesystem = filesystem
+        self._immediate = Immediate(filesystem)
+        self._device = device
+        self._pyfuse = pyfuse
+        self._limits = limits
+        self._greeting: int | None = None
+        self._nursery: trio.Nursery | None = None
+        self._buffers = [bytearray(LARGEST)]
+        self._waiting: set[int] = set()
+        self._handlers: dict[int, _Handler] = {
+            messages.LOOKUP: self._lookup,
+            messages.FORGET: self._forget,
+            messages.GETATTR: self._getattr,
+            messages.FLUSH: self._flush,
+            messages.RELEASE: self._release,
+            messages.INTERRUPT: self._interrupt,
+            messages.BATCH_FORGET: self._forget_many,
+        }
+
+    async def serve(self) -> None:
+        """Answer the kernel until the file system is unmounted."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._bring_back)
+                await self._receive(self._nursery)
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+
+    async def _receive(self, nursery: trio.Nursery) -> None:
+        in_a_row = 0
+        buffer = self._buffers.pop()
+        view = memoryview(buffer)
+        device, header, handlers = self._device, messages.HEADER, self._handlers
+        while True:
+            try:
+                length = os.readv(device, (buffer,))
+            except BlockingIOError:
+                in_a_row = 0
+                await trio.lowlevel.wait_readable(device)
+                continue
+            except OSError as error:
+                if error.errno in _CALLED_BACK:
+                    continue
+                if error.errno == errno.ENODEV:  # unmounted
+                    return
+                raise
+            _, opcode, unique, inode, _, _, pid = header.unpack_from(buffer)
+            body = view[header.size : length]
+            if opcode == messages.READ:
+                self._read(unique, body)
+            elif opcode == messages.WRITE:
+                nursery.start_soon(self._write, unique, body, buffer)
+                buffer = self._buffers.pop() if self._buffers else bytearray(LARGEST)
+                view = memoryview(buffer)
+            elif opcode == messages.OPEN:
+                if not self._open(unique, inode, body, pid):
+                    await self._pass_on(view[:length])
+            else:
+                handler = handlers.get(opcode)
+                if handler is None or not self._answered(handler, unique, inode, body):
+                    if opcode == messages.INIT:
+                        self._greeting = unique
+                    await self._pass_on(view[:length])
+            in_a_row += 1
+            if in_a_row == _IN_A_ROW:
+                in_a_row = 0
+                await trio.lowlevel.checkpoint()
+
+    def _answered(self, handler: _Handler, unique: int, inode: int, body: memoryview) -> bool:
+        """Let a handler answer; False where it cannot at once."""
+        try:
+            return handler(unique, inode, body)
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            self._reply(messages.done(unique, errno_of(error, handler.__name__.strip("_"))))
+            return True
+
+    # -- answers at once --------------------------------------------------------------------------
+
+    def _lookup(self, unique: int, inode: int, body: memoryview) -> bool:
+        shown = self._immediate.lookup(inode, bytes(body[:-1]))  # it ends with a zero
+        if shown is None:
+            return False
+        self._reply(messages.entry(unique, shown))
+        return True
+
+    def _getattr(self, unique: int, inode: int, _: memoryview) -> bool:
+        shown = self._immediate.getattr(inode)
+        if shown is None:
+            return False
+        self._reply(messages.attributes(unique, shown))
+        return True
+
+    def _open(self, unique: int, inode: int, body: memoryview, pid: int) -> bool:
+        (flags,) = messages.OPEN_IN.unpack_from(body)
+        try:
+            found = self._immediate.open(inode, flags, pid)
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            self._reply(messages.done(unique, errno_of(error, "open")))
+            return True
+        if found is None:
+            return False
+        handle, keep, clean = found
+        kernel = messages.KEEP_CACHE if keep else 0
+        if clean:
+            kernel |= messages.NO_FLUSH
+        self._reply(messages.opened(unique, handle, kernel))
+        return True
+
+    def _flush(self, unique: int, _: int, body: memoryview) -> bool:
+        if not self._immediate.flush(*messages.HANDLE_IN.unpack_from(body)):
+            return False
+        self._reply(messages.done(unique))
+        return True
+
+    def _release(self, unique: int, _: int, body: memoryview) -> bool:
+        if not self._immediate.release(*messages.HANDLE_IN.unpack_from(body)):
+            return False
+        self._reply(messages.done(unique))
+        return True
+
+    def _forget(self, _: int, inode: int, body: memoryview) -> bool:
+        (lookups,) = messages.FORGET_IN.unpack_from(body)
+        self._filesystem.inodes.forget(inode, lookups)
+        return True  # the kernel wants no answer
+
+    def _forget_many(self, _unique: int, _inode: int, body: memoryview) -> bool:
+        (count,) = messages.BATCH_FORGET_IN.unpack_from(body)
+        start = messages.BATCH_FORGET_IN.size
+        end = start + count * messages.FORGET_ONE.size
+        for inode, lookups in messages.FORGET_ONE.iter_unpack(body[start:end]):
+            self._filesystem.inodes.forget(inode, lookups)
+        return True
+
+    def _interrupt(self, _unique: int, _inode: int, body: memoryview) -> bool:
+        """Whoever waits is looked after by :mod:`fuse.interrupts`; libfuse knows only its own."""
+        (interrupted,) = messages.INTERRUPT_IN.unpack_from(body)
+        return interrupted in self._waiting
+
+    # -- answers that may have to wait -------------------------------------------------------------
+
+    def _read(self, unique: int, body: memoryview) -> None:
+        handle, offset, size = messages.READ_IN.unpack_from(body)
+        try:
+            there = self._immediate.read(handle, offset, size)
+            if there is not None:
+                self._reply_data(unique, there)
+                return
+            request = _Read(self, unique, handle, offset, size)
+            pid = self._immediate.fetch(handle, offset, size, request.resume)
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            self._reply(messages.done(unique, errno_of(error, "read")))
+            return
+        if pid is None:
+            self._later(unique, handle, offset, size)
+        elif not request.answered:
+            self._waiting.add(unique)
+            request.watched = self._filesystem.interrupts.add(pid, request.give_up)
+
+    def read_again(self, unique: int, handle: int, offset: int, size: int) -> None:
+        """Answer a read that has waited for bytes, from memory or as it takes."""
+        if self._nursery is None:  # the mount is gone, and who waited got its error
+            return
+        try:
+            there = self._immediate.read(handle, offset, size, noted=True)
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            self._reply(messages.done(unique, errno_of(error, "read")))
+            return
+        if there is None:
+            self._later(unique, handle, offset, size)
+        else:
+            self._reply_data(unique, there)
+
+    def end_wait(self, unique: int, watched: Waiting | None) -> None:
+        """A read does not wait any more for what it had begun to fetch."""
+        if watched is not None:
+            self._waiting.discard(unique)
+            self._filesystem.interrupts.discard(watched)
+
+    def interrupted(self, unique: int) -> None:
+        """Whoever asked is to end."""
+        self._filesystem.interrupts.interrupted += 1
+        if self._nursery is not None:
+            self._reply(messages.done(unique, errno.EINTR))
+
+    def _later(self, unique: int, handle: int, offset: int, size: int) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._read_later, unique, handle, offset, size)
+
+    async def _read_later(self, unique: int, handle: int, offset: int, size: int) -> None:
+        """Read as it takes: from several places, with other tries, with an error in the end."""
+        self._waiting.add(unique)
+        try:
+            data = await self._filesystem.read(pyfuse3.FileHandleT(handle), offset, size)
+        except pyfuse3.FUSEError as error:
+            self._reply(messages.done(unique, error.errno))
+        else:
+            self._reply_data(unique, data)
+        finally:
+            self._waiting.discard(unique)
+
+    async def _write(self, unique: int, body: memoryview, buffer: bytearray) -> None:
+        handle, offset, size = messages.WRITE_IN.unpack_from(body)
+        start = messages.WRITE_IN.size
+        self._waiting.add(unique)
+        try:
+            count = await self._filesystem.write(
+                pyfuse3.FileHandleT(handle), offset, body[start : start + size]
+            )
+        except pyfuse3.FUSEError as error:
+            self._reply(messages.done(unique, error.errno))
+        else:
+            self._reply(messages.written(unique, count))
+        finally:
+            self._waiting.discard(unique)
+        if len(self._buffers) < _SPARE:
+            self._buffers.append(buffer)
+
+    # -- to and fro -------------------------------------------------------------------------------
+
+    async def _pass_on(self, message: memoryview) -> None:
+        """Hand a request to pyfuse3, as soon as there is room in the socket."""
+        self.passed_on += 1
+        while True:
+            try:
+                self._pyfuse.send(message)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._pyfuse)
+            else:
+                return
+
+    async def _bring_back(self) -> None:
+        """Hand pyfuse3's answers to the kernel."""
+        buffer = bytearray(LARGEST)
+        view = memoryview(buffer)
+        while True:
+            try:
+                length = self._pyfuse.recv_into(buffer)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._pyfuse)
+                continue
+            if not length:  # pyfuse3 has closed its end
+                return
+            answer = view[:length]
+            if self._greeting is not None:
+                _, _, unique = messages.REPLY.unpack_from(answer)
+                if unique == self._greeting:
+                    messages.set_limits(answer, self._limits)
+                    self._greeting = None
+            self._send(answer)
+
+    def _reply(self, answer: bytes) -> None:
+        self.answered += 1
+        self._send(answer)
+
+    def _reply_data(self, unique: int, data: bytes | memoryview) -> None:
+        self.answered += 1
+        header = messages.REPLY.pack(messages.REPLY.size + len(data), 0, unique)
+        try:
+            os.writev(self._device, (header, data))
+        except OSError as error:
+            self._refused(error)
+
+    def _send(self, answer: bytes | memoryview) -> None:
+        try:
+            os.write(self._device, answer)
+        except OSError as error:
+            self._refused(error)
+
+    def _refused(self, error: OSError) -> None:
+        if error.errno not in _NOT_WANTED:
+            log.error("the kernel refused an answer", reason=error.strerror)
+
+
+class _Read:
+    """A read that waits for bytes to arrive.
+
+    Attributes:
+        answered: Whether it waits no more.
+        watched: What looks after its caller.
+    """
+
+    __slots__ = ("_arguments", "_lane", "answered", "watched")
+
+    def __init__(self, lane: Lane, unique: int, handle: int, offset: int, size: int) -> None:
+        self.answered = False
+        self.watched: Waiting | None = None
+        self._lane = lane
+        self._arguments = unique, handle, offset, size
+
+    def resume(self) -> None:
+        """The bytes are there, or will not come by themselves."""
+        if self.answered:
+            return
+        self.answered = True
+        self._lane.end_wait(self._arguments[0], self.watched)
+        self._lane.read_again(*self._arguments)
+
+    def give_up(self) -> None:
+        """The bytes go on arriving, for others."""
+        self.answered = True
+        self._lane.end_wait(self._arguments[0], self.watched)
+        self._lane.interrupted(self._arguments[0])
+
+
+def _device() -> int:
+    """The descriptor of the one FUSE device that this process has open."""
+    found = [
+        int(entry.name) for entry in Path("/proc/self/fd").iterdir() if _target(entry) == _DEVICE
+    ]
+    if len(found) != 1:
+        raise RuntimeError(f"{len(found)} descriptors of {_DEVICE} are open in place of one")
+    return found[0]
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.fspath(link.readlink())
+    except FileNotFoundError:  # the descriptor that reads the directory
+        return ""

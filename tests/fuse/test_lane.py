@@ -1,0 +1,390 @@
+"""The short way of requests, with one socket as the kernel and another as pyfuse3."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import subprocess
+
+import pytest
+import trio
+
+from fuse import messages
+from fuse.entries import Shown
+from fuse.filesystem import FileSystem
+from fuse.interrupts import INTERVAL
+from fuse.lane import Lane
+from fuse.messages import HEADER, REPLY, Limits
+from fuse.options import MountOptions
+from fuse.volume import Attributes, Kind
+from tests.fuse.memory_volume import MemoryVolume
+
+OTHER = 9  # mkdir: something that only pyfuse3 answers
+LIMITS = Limits(max_background=64, congestion_threshold=48)
+
+
+class Ends:
+    """A lane that serves, and what is on either side of it."""
+
+    def __init__(self, lane, filesystem, kernel, pyfuse):
+        self.lane = lane
+        self.filesystem = filesystem
+        self.kernel = kernel
+        self.pyfuse = pyfuse
+
+    async def ask(self, opcode, unique, body=b"", inode=1, pid=0):
+        head = HEADER.pack(HEADER.size + len(body), opcode, unique, inode, 0, 0, pid)
+        await self.kernel.send(head + body)
+        return head + body
+
+    async def answer(self):
+        """Unique, errno, body."""
+        with trio.fail_after(5):
+            message = await self.kernel.recv(1 << 21)
+        length, error, unique = REPLY.unpack_from(message)
+        assert length == len(message)
+        return unique, -error, message[REPLY.size :]
+
+    async def passed_on(self):
+        with trio.fail_after(5):
+            return await self.pyfuse.recv(1 << 21)
+
+
+@pytest.fixture
+async def volume():
+    volume = MemoryVolume()
+    volume.attribute_timeout = 1000.0
+    return volume
+
+
+@pytest.fixture
+async def ends(nursery, tmp_path, volume):
+    options = MountOptions(mountpoint=tmp_path, cache_directory=tmp_path)
+    filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), options, nursery)
+    filesystem.inodes.root.expires = float("inf")
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+    (kernel, device), (pyfuse, inner) = pairs
+    for one in (device, inner):
+        one.setblocking(False)
+    lane = Lane(filesystem, device.fileno(), inner, LIMITS)
+    nursery.start_soon(lane.serve)
+    yield Ends(
+        lane, filesystem, trio.socket.from_stdlib_socket(kernel),
+        trio.socket.from_stdlib_socket(pyfuse),
+    )  # fmt: skip
+    nursery.cancel_scope.cancel()
+    for pair in pairs:
+        for one in pair:
+            one.close()
+
+
+def known_file(ends, volume, data=b"content"):
+    """A file whose attributes the file system knows; its inode number."""
+    volume.files["f"], volume.versions["f"] = data, "1"
+    attributes = Attributes(Kind.FILE, size=len(data), version="1")
+    inodes = ends.filesystem.inodes
+    node = inodes.remember(inodes.root, "f", attributes, float("inf"))
+    node.lookups = 1
+    return node.number
+
+
+async def opened_file(ends, inode, unique=100):
+    await ends.ask(messages.OPEN, unique, struct.pack("=II", os.O_RDONLY, 0), inode)
+    _, error, body = await ends.answer()
+    assert not error
+    return struct.unpack_from("=QI", body)
+
+
+def read_body(handle, offset, size):
+    return struct.pack("=QQIIQII", handle, offset, size, 0, 0, 0, 0)
+
+
+# -- what is passed on ----------------------------------------------------------------------------
+
+
+async def test_what_it_does_not_know_goes_on_unchanged_and_its_answer_comes_back(ends):
+    sent = await ends.ask(OTHER, 7, b"\0\1name\0")
+    assert await ends.passed_on() == sent
+    answer = REPLY.pack(REPLY.size + 3, -errno.EPERM, 7) + b"abc"
+    await ends.pyfuse.send(answer)
+    assert await ends.answer() == (7, errno.EPERM, b"abc")
+    assert (ends.lane.answered, ends.lane.passed_on) == (0, 1)
+
+
+async def test_only_the_greeting_is_told_the_limits(ends):
+    await ends.ask(messages.INIT, 1, bytes(64))
+    await ends.passed_on()
+    body = struct.pack("=IIIIHHI", 7, 36, 1 << 20, 0xF0, 0, 0, 1 << 20) + bytes(32)
+    for unique in (2, 1, 1):  # another answer comes first, and one of the same number later
+        await ends.pyfuse.send(REPLY.pack(REPLY.size + len(body), 0, unique) + body)
+    unchanged, changed, later = [(await ends.answer())[2] for _ in range(3)]
+    assert unchanged == later == body
+    assert struct.unpack_from("=IIIIHHI", changed) == (7, 36, 1 << 20, 0xF0, 64, 48, 1 << 20)
+    assert changed[28:] == body[28:]
+
+
+@pytest.mark.parametrize(
+    "answer", [REPLY.pack(16, -errno.EPROTO, 1), REPLY.pack(20, 0, 1) + b"1234"]
+)
+def test_a_greeting_that_is_refused_or_short_stays_as_it_is(answer):
+    changed = bytearray(answer)
+    messages.set_limits(changed, LIMITS)
+    assert changed == answer
+
+
+async def test_a_large_backlog_waits_for_pyfuse3(ends):
+    """The socket's buffer is finite, and requests are neither lost nor reordered."""
+    count = 3000
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def kernel():
+            for number in range(count):
+                await ends.ask(OTHER, number, bytes(1000))
+
+        await trio.sleep(0.05)
+        for number in range(count):
+            assert HEADER.unpack_from(await ends.passed_on())[2] == number
+
+
+async def test_what_takes_a_while_is_pyfuse3s(ends, volume):
+    inode = known_file(ends, volume)
+    ends.filesystem.inodes.get(inode).expires = 0.0
+    for opcode, body in (
+        (messages.GETATTR, bytes(16)),
+        (messages.OPEN, struct.pack("=II", os.O_RDONLY, 0)),
+        (messages.OPEN, struct.pack("=II", os.O_WRONLY | os.O_TRUNC, 0)),
+    ):
+        sent = await ends.ask(opcode, 5, body, inode)
+        assert await ends.passed_on() == sent
+    sent = await ends.ask(messages.LOOKUP, 5, b"unheard-of\0")
+    assert await ends.passed_on() == sent
+
+
+# -- answers at once ------------------------------------------------------------------------------
+
+
+async def test_a_name_that_is_known_is_answered_and_counted(ends, volume):
+    inode = known_file(ends, volume)
+    await ends.ask(messages.LOOKUP, 3, b"f\0")
+    unique, error, body = await ends.answer()
+    assert (unique, error, len(body)) == (3, 0, 128)
+    nodeid, generation, *_ = struct.unpack_from("=QQ", body)
+    number, size = struct.unpack_from("=QQ", body, 40)
+    assert (nodeid, generation, number, size) == (inode, 0, inode, 7)
+    assert ends.filesystem.inodes.get(inode).lookups == 2
+    await ends.ask(messages.FORGET, 0, struct.pack("=Q", 2), inode)
+    await ends.ask(messages.GETATTR, 4, bytes(16), inode)
+    assert (await ends.answer())[:2] == (4, errno.ESTALE)
+
+
+async def test_many_are_forgotten_at_once(ends, volume):
+    first = known_file(ends, volume)
+    inodes = ends.filesystem.inodes
+    second = inodes.remember(inodes.root, "g", Attributes(Kind.FILE), float("inf")).number
+    for number in (first, second):
+        inodes.get(number).lookups = 3
+    body = struct.pack("=IIQQQQ", 2, 0, first, 3, second, 2)
+    await ends.ask(messages.BATCH_FORGET, 0, body)
+    await ends.ask(messages.GETATTR, 1, bytes(16), first)
+    assert (await ends.answer())[:2] == (1, errno.ESTALE)
+    assert inodes.get(second).lookups == 1
+
+
+async def test_a_reader_has_nothing_to_flush_and_a_writer_has(ends, volume):
+    inode = known_file(ends, volume)
+    _, flags = await opened_file(ends, inode)
+    assert flags & messages.NO_FLUSH
+    await ends.ask(messages.OPEN, 8, struct.pack("=II", os.O_RDWR, 0), inode)
+    handle, flags = struct.unpack_from("=QI", (await ends.answer())[2])
+    assert not flags & messages.NO_FLUSH
+    sent = await ends.ask(messages.FLUSH, 9, struct.pack("=QIIQ", handle, 0, 0, 0), inode)
+    assert await ends.passed_on() == sent
+
+
+async def test_a_handle_is_released_once(ends, volume):
+    inode = known_file(ends, volume)
+    handle, _ = await opened_file(ends, inode)
+    body = struct.pack("=QIIQ", handle, 0, 0, 0)
+    await ends.ask(messages.RELEASE, 1, body, inode)
+    assert await ends.answer() == (1, 0, b"")
+    assert not ends.filesystem.inodes.get(inode).opens
+    await ends.ask(messages.RELEASE, 2, body, inode)
+    assert (await ends.answer())[:2] == (2, errno.EBADF)
+
+
+async def test_a_defect_is_an_error_of_its_request_alone(ends, volume, monkeypatch, capsys):
+    inode = known_file(ends, volume)
+    monkeypatch.setattr(ends.filesystem.names, "settled", lambda node: 1 // 0)
+    await ends.ask(messages.GETATTR, 1, bytes(16), inode)
+    assert (await ends.answer())[:2] == (1, errno.EIO)
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    await ends.ask(messages.LOOKUP, 2, b"f\0")
+    assert (await ends.answer())[:2] == (2, 0)
+
+
+# -- answers that wait ----------------------------------------------------------------------------
+
+
+async def test_reads_are_answered_each_in_its_time(ends, volume):
+    volume.preferred_read = 10_000
+    inode = known_file(ends, volume, b"0123456789" * 1000)
+    handle, _ = await opened_file(ends, inode)
+    await ends.ask(messages.READ, 1, read_body(handle, 5, 10))
+    assert await ends.answer() == (1, 0, b"5678901234")
+    await ends.ask(messages.READ, 2, read_body(handle, 9_995, 10))
+    assert await ends.answer() == (2, 0, b"56789")
+    await ends.ask(messages.READ, 3, read_body(handle, 10_000, 10))
+    assert await ends.answer() == (3, 0, b"")
+    assert volume.reads == 1
+    await ends.ask(messages.READ, 4, read_body(handle + 1, 0, 10))
+    assert (await ends.answer())[:2] == (4, errno.EBADF)
+
+
+async def test_a_read_that_fails_says_why(ends, volume):
+    inode = known_file(ends, volume)
+    handle, _ = await opened_file(ends, inode)
+    volume.failing = OSError(errno.ETIMEDOUT, "down")
+    await ends.ask(messages.READ, 1, read_body(handle, 0, 10))
+    assert (await ends.answer())[:2] == (1, errno.ETIMEDOUT)
+    volume.failing = None
+    await ends.ask(messages.READ, 2, read_body(handle, 0, 10))
+    assert await ends.answer() == (2, 0, b"content")
+
+
+async def test_a_write_keeps_its_bytes_while_others_arrive(ends, volume):
+    inode = known_file(ends, volume, b"")
+    await ends.ask(messages.OPEN, 8, struct.pack("=II", os.O_RDWR, 0), inode)
+    (handle,) = struct.unpack_from("=Q", (await ends.answer())[2])
+    pieces = [bytes([65 + number]) * 1000 for number in range(20)]
+    for number, piece in enumerate(pieces):
+        body = struct.pack("=QQIIQII", handle, 1000 * number, 1000, 0, 0, 0, 0) + piece
+        await ends.ask(messages.WRITE, number, body)
+    answers = sorted([await ends.answer() for _ in pieces])
+    assert answers == [(number, 0, struct.pack("=II", 1000, 0)) for number in range(20)]
+    await ends.ask(messages.READ, 99, read_body(handle, 0, 20_000))
+    assert await ends.answer() == (99, 0, b"".join(pieces))
+
+
+async def test_whoever_is_to_end_gets_its_answer_before_the_bytes(
+    ends, volume, monkeypatch, autojump_clock
+):
+    monkeypatch.setattr("fuse.interrupts.is_ending", lambda pid, proc: pid == 77)
+    inode = known_file(ends, volume)
+    arrive = trio.Event()
+    calls = []
+
+    def begin_read(path, attributes, offset, buffer, progress, done):
+        calls.append((buffer, done))
+        return True
+
+    volume.begin_read = begin_read
+    await ends.ask(messages.OPEN, 8, struct.pack("=II", os.O_RDONLY, 0), inode, pid=77)
+    (handle,) = struct.unpack_from("=Q", (await ends.answer())[2])
+    await ends.ask(messages.READ, 1, read_body(handle, 0, 10))
+    await trio.sleep(2 * INTERVAL)
+    assert (await ends.answer())[:2] == (1, errno.EINTR)
+    assert ends.filesystem.interrupts.interrupted == 1
+    buffer, done = calls.pop()
+    buffer[:] = b"content"
+    done(True)
+    await ends.ask(messages.READ, 2, read_body(handle, 0, 10))
+    assert await ends.answer() == (2, 0, b"content"), "they arrived for others"
+    arrive.set()
+
+
+async def test_libfuse_hears_only_of_interrupts_of_its_own_requests(ends, volume):
+    inode = known_file(ends, volume)
+    calls = []
+    volume.begin_read = lambda *arguments: calls.append(arguments[-1]) or True
+    handle, _ = await opened_file(ends, inode)
+    await ends.ask(messages.READ, 2, read_body(handle, 0, 10))
+    await ends.ask(messages.INTERRUPT, 3, struct.pack("=Q", 2))
+    sent = await ends.ask(messages.INTERRUPT, 5, struct.pack("=Q", 4))
+    assert await ends.passed_on() == sent
+    calls.pop()(False)
+    assert await ends.answer() == (2, 0, b"content"), "it was asked for again, the long way"
+
+
+# -- the protocol ---------------------------------------------------------------------------------
+
+_STRUCTURES = {
+    "fuse_in_header": HEADER,
+    "fuse_out_header": REPLY,
+    "fuse_forget_in": messages.FORGET_IN,
+    "fuse_batch_forget_in": messages.BATCH_FORGET_IN,
+    "fuse_forget_one": messages.FORGET_ONE,
+    "fuse_open_in": messages.OPEN_IN,
+    "fuse_read_in": messages.READ_IN,
+    "fuse_write_in": messages.WRITE_IN,
+    "fuse_interrupt_in": messages.INTERRUPT_IN,
+}
+
+
+def test_structures_and_numbers_are_the_kernels(tmp_path):
+    """As the C compiler lays out <linux/fuse.h>."""
+    names = [
+        "LOOKUP",
+        "FORGET",
+        "GETATTR",
+        "OPEN",
+        "READ",
+        "WRITE",
+        "RELEASE",
+        "FLUSH",
+        "INIT",
+        "INTERRUPT",
+        "BATCH_FORGET",
+    ]
+    source = tmp_path / "sizes.c"
+    fields = {
+        "fuse_entry_out": ["attr", "attr_valid_nsec"],
+        "fuse_attr": ["mtimensec", "mode", "nlink", "blksize"],
+        "fuse_init_out": ["max_background", "congestion_threshold", "max_write"],
+        "fuse_read_in": ["size"],
+        "fuse_in_header": ["pid"],
+    }
+    lines = [f'printf("{name} %zu\\n", sizeof(struct {name}));' for name in _STRUCTURES]
+    lines += [f'printf("FUSE_{name} %d\\n", FUSE_{name});' for name in names]
+    lines += [
+        f'printf("{kind}.{field} %zu\\n", offsetof(struct {kind}, {field}));'
+        for kind, members in fields.items()
+        for field in members
+    ]
+    lines += ['printf("keep %d noflush %d\\n", FOPEN_KEEP_CACHE, FOPEN_NOFLUSH);']
+    body = "".join(lines)
+    includes = "#include <stdio.h>\n#include <stddef.h>\n#include <linux/fuse.h>\n"
+    source.write_text(f"{includes}int main(void) {{ {body} return 0; }}\n")
+    subprocess.run(["cc", "-o", tmp_path / "sizes", source], check=True, capture_output=True)
+    told = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout
+    values = dict(line.split(" ", 1) for line in told.splitlines())
+    for name, layout in _STRUCTURES.items():
+        assert int(values[name]) == layout.size, name
+    for name in names:
+        assert int(values[f"FUSE_{name}"]) == getattr(messages, name), name
+    assert values["keep"] == f"{messages.KEEP_CACHE} noflush {messages.NO_FLUSH}"
+    assert [int(values[f"fuse_init_out.{name}"]) for name in fields["fuse_init_out"]] == [
+        16,
+        18,
+        20,
+    ]
+    assert int(values["fuse_read_in.size"]) == 16
+    assert int(values["fuse_in_header.pid"]) == 32
+    shown = Shown(3, 1.5, 2.25, 0o100644, 1, 5, 6, 1000, 7_000_000_008, 9, -1)
+    entry = messages.entry(11, shown)
+    attributes = REPLY.size + int(values["fuse_entry_out.attr"])
+    nanoseconds = struct.unpack_from("=I", entry, attributes - 4)[0]
+    assert nanoseconds == 250_000_000
+
+    def field(name, kind="=I"):
+        return struct.unpack_from(kind, entry, attributes + int(values[f"fuse_attr.{name}"]))[0]
+
+    assert field("mode") == 0o100644
+    assert field("nlink") == 1
+    assert field("mtimensec") == 8
+    assert field("blksize") == 4096
+    assert struct.unpack_from("=q", entry, attributes + 24)[0] == -1, "before the epoch"
+    assert ctypes.sizeof(ctypes.c_void_p) == 8
