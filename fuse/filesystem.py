@@ -24,7 +24,7 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -107,6 +107,8 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         self.contents = Contents(
             volume, self.inodes, self.names, self.cache, nursery, self.journal, self.disk
         )
+        #: Counters of whoever stands in front.
+        self.more_figures: Callable[[], Mapping[str, int | float | str]] = dict
         self.renames = Renames(volume, self.inodes, self.names, self.contents)
 
     # -- names and attributes -----------------------------------------------------------------
@@ -357,7 +359,11 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read from an open file."""
-        handle = self.files[fh]
+        return await self.read_from(self.files[fh], off, size)
+
+    @answers
+    async def read_from(self, handle: FileHandle, off: int, size: int) -> bytes:
+        """As :meth:`read`, of a handle that need not have a number."""
         content = handle.content
         while True:
             base = content.base
@@ -477,6 +483,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             **self.contents.statistics(),
             **store,
             **self._meter.figures(self.cache.waiting.total, store.get("first_byte_seconds", 0.0)),
+            **self.more_figures(),
         }
 
     # -- internals ----------------------------------------------------------------------------

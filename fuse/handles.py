@@ -27,6 +27,7 @@ class FileHandle:
         window: Its read-ahead.
         pid: Thread that opened it; 0 when it is not known.
         told: Whether fsync or close has said already that another writer was first.
+        pending: Reads through it that wait.
     """
 
     inode: Inode
@@ -35,6 +36,7 @@ class FileHandle:
     window: ReadAhead
     pid: int = 0
     told: bool = False
+    pending: int = 0
 
     @property
     def writable(self) -> bool:

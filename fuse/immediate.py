@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 
 from fuse import filenames
 from fuse.entries import Shown, shown
 from fuse.errors import fail
 from fuse.filesystem import FileSystem
+from fuse.handles import FileHandle
 from fuse.inodes import Inode
+from fuse.untold import Untold
 
 
 class Immediate:
@@ -32,6 +33,11 @@ class Immediate:
         self._files = filesystem.files
         self._contents = filesystem.contents
         self._name_max = filesystem.volume.name_max
+        options, volume = filesystem.options, filesystem.volume
+        #: Where nothing can be written, the kernel need not tell who opens what.
+        self.untold = (
+            Untold(filesystem) if options.read_only and volume.versions_are_immutable else None
+        )
 
     def lookup(self, inode: int, name: bytes) -> Shown | None:
         """Find a name in a directory, and count that the kernel was told of it."""
@@ -59,7 +65,12 @@ class Immediate:
         Returns:
             The handle; whether the kernel may keep the pages that it has; whether closing it will
             have nothing to bring to the store.
+
+        Raises:
+            OSError: ENOSYS: the kernel is not to ask, here and from now on.
         """
+        if self.untold is not None:
+            fail(errno.ENOSYS)
         node = self._inodes.get(inode)
         if flags & os.O_TRUNC or not (
             self._lock.idle and node.linked and self._names.settled(node)
@@ -69,29 +80,14 @@ class Immediate:
         reads = flags & os.O_ACCMODE == os.O_RDONLY
         return handle, keep, reads and not self._files[handle].content.unmade
 
-    def read(
-        self, handle: int, offset: int, size: int, *, noted: bool = False
-    ) -> bytes | memoryview | None:
-        """Read from an open file; ``noted``: :meth:`fetch` has been told of it."""
-        found = self._files[handle]
-        return found.content.read_now(offset, size, found.window, noted=noted)
-
-    def fetch(self, handle: int, offset: int, size: int, resume: Callable[[], None]) -> int | None:
-        """Have fetched what :meth:`read` lacks, if that can be begun without waiting.
-
-        ``resume`` is called once, maybe before this returns, when :meth:`read` is worth another
-        try.
-
-        Returns:
-            The thread that opened the file; None where nothing has begun.
-        """
-        found = self._files[handle]
-        if not found.content.fetch(offset, size, found.window, resume):
-            return None
-        return found.pid
+    def handle(self, number: int, inode: int, pid: int) -> FileHandle:
+        """What a read of thread ``pid`` goes through."""
+        return self._files[number] if self.untold is None else self.untold.handle(inode, pid)
 
     def flush(self, handle: int) -> bool:
-        """Close a descriptor that has nothing to bring to the store."""
+        """Close a descriptor that has nothing to bring to the store. ENOSYS as :meth:`open`."""
+        if self.untold is not None:
+            fail(errno.ENOSYS)
         found = self._files[handle]
         return found.told or not (found.writable or found.content.unmade)
 

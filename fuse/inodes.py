@@ -11,7 +11,7 @@ for a number, so a file that somebody else replaced while it is open here gets a
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fuse.content import Content
@@ -32,7 +32,8 @@ class Inode:
         attributes: What the volume last said of it.
         expires: Until when (trio's clock) that may be believed.
         lookups: How often the kernel has been told of it, less what it has forgotten.
-        opens: Number of open handles.
+        opens: Number of open handles; 1 where it may be open, if the kernel does not tell
+            (:mod:`fuse.untold`).
         content: What its handles share, while it is open.
         cached_version: The version whose pages the kernel may hold.
         children: Nodes that the kernel has heard of in this directory.
@@ -160,6 +161,8 @@ class InodeTable:
         self.root.lookups = 1
         self._by_number: dict[int, Inode] = {ROOT: self.root}
         self._next = ROOT + 1
+        #: Told of a node that the kernel forgets while it may still be open here.
+        self.forgotten: Callable[[Inode], None] | None = None
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -240,6 +243,8 @@ class InodeTable:
         if node is None:
             return
         node.lookups = max(0, node.lookups - count)
+        if not node.lookups and node.opens and self.forgotten is not None:
+            self.forgotten(node)
         self.release(node)
 
     def release(self, node: Inode) -> None:

@@ -32,6 +32,7 @@ import trio
 from fuse import messages
 from fuse.answers import errno_of
 from fuse.filesystem import FileSystem
+from fuse.handles import FileHandle
 from fuse.immediate import Immediate
 from fuse.interrupts import Waiting
 from fuse.messages import Limits
@@ -110,8 +111,27 @@ class Lane:
             messages.FLUSH: self._flush,
             messages.RELEASE: self._release,
             messages.INTERRUPT: self._interrupt,
+            messages.IOCTL: self._ioctl,
             messages.BATCH_FORGET: self._forget_many,
         }
+        if self._immediate.untold is not None:
+            self._handlers[messages.FSYNC] = self._nothing_to_sync
+            self._handlers |= dict.fromkeys(messages.CHANGES, self._refuse)
+        filesystem.more_figures = self.figures
+
+    def figures(self) -> dict[str, int | float | str]:
+        """Counters, for ``stats``."""
+        found: dict[str, int | float | str] = {
+            "kernel_requests_answered": self.answered,
+            "kernel_requests_passed_on": self.passed_on,
+        }
+        untold = self._immediate.untold
+        if untold is not None:
+            found["open_files"] = len(untold)
+            found["read_ahead_window_bytes"] = max(
+                (handle.window.window for handle in untold), default=0
+            )
+        return found
 
     async def serve(self) -> None:
         """Answer the kernel until the file system is unmounted."""
@@ -144,8 +164,8 @@ class Lane:
             _, opcode, unique, inode, _, _, pid = header.unpack_from(buffer)
             body = view[header.size : length]
             if opcode == messages.READ:
-                self._read(unique, body)
-            elif opcode == messages.WRITE:
+                self._read(unique, inode, body, pid)
+            elif opcode == messages.WRITE and self._immediate.untold is None:
                 nursery.start_soon(self._write, unique, body, buffer)
                 buffer = self._buffers.pop() if self._buffers else bytearray(LARGEST)
                 view = memoryview(buffer)
@@ -233,32 +253,48 @@ class Lane:
         (interrupted,) = messages.INTERRUPT_IN.unpack_from(body)
         return interrupted in self._waiting
 
+    def _ioctl(self, unique: int, _inode: int, _: memoryview) -> bool:
+        """There are none. Python's ``open`` asks each time whether the file is a terminal."""
+        self._reply(messages.done(unique, errno.ENOSYS))
+        return True
+
+    def _nothing_to_sync(self, unique: int, _inode: int, _: memoryview) -> bool:
+        self._reply(messages.done(unique))
+        return True
+
+    def _refuse(self, unique: int, _inode: int, _: memoryview) -> bool:
+        """The kernel refuses changes itself, unless root has remounted it behind our back."""
+        self._reply(messages.done(unique, errno.EROFS))
+        return True
+
     # -- answers that may have to wait -------------------------------------------------------------
 
-    def _read(self, unique: int, body: memoryview) -> None:
-        handle, offset, size = messages.READ_IN.unpack_from(body)
+    def _read(self, unique: int, inode: int, body: memoryview, pid: int) -> None:
+        number, offset, size = messages.READ_IN.unpack_from(body)
         try:
-            there = self._immediate.read(handle, offset, size)
+            handle = self._immediate.handle(number, inode, pid)
+            there = handle.content.read_now(offset, size, handle.window)
             if there is not None:
                 self._reply_data(unique, there)
                 return
             request = _Read(self, unique, handle, offset, size)
-            pid = self._immediate.fetch(handle, offset, size, request.resume)
+            begun = handle.content.fetch(offset, size, handle.window, request.resume)
         except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
             self._reply(messages.done(unique, errno_of(error, "read")))
             return
-        if pid is None:
+        if not begun:
             self._later(unique, handle, offset, size)
         elif not request.answered:
+            handle.pending += 1
             self._waiting.add(unique)
-            request.watched = self._filesystem.interrupts.add(pid, request.give_up)
+            request.watched = self._filesystem.interrupts.add(handle.pid, request.give_up)
 
-    def read_again(self, unique: int, handle: int, offset: int, size: int) -> None:
+    def read_again(self, unique: int, handle: FileHandle, offset: int, size: int) -> None:
         """Answer a read that has waited for bytes, from memory or as it takes."""
         if self._nursery is None:  # the mount is gone, and who waited got its error
             return
         try:
-            there = self._immediate.read(handle, offset, size, noted=True)
+            there = handle.content.read_now(offset, size, handle.window, noted=True)
         except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
             self._reply(messages.done(unique, errno_of(error, "read")))
             return
@@ -267,9 +303,10 @@ class Lane:
         else:
             self._reply_data(unique, there)
 
-    def end_wait(self, unique: int, watched: Waiting | None) -> None:
+    def end_wait(self, unique: int, handle: FileHandle, watched: Waiting | None) -> None:
         """A read does not wait any more for what it had begun to fetch."""
         if watched is not None:
+            handle.pending -= 1
             self._waiting.discard(unique)
             self._filesystem.interrupts.discard(watched)
 
@@ -279,20 +316,22 @@ class Lane:
         if self._nursery is not None:
             self._reply(messages.done(unique, errno.EINTR))
 
-    def _later(self, unique: int, handle: int, offset: int, size: int) -> None:
+    def _later(self, unique: int, handle: FileHandle, offset: int, size: int) -> None:
         assert self._nursery is not None
+        handle.pending += 1
         self._nursery.start_soon(self._read_later, unique, handle, offset, size)
 
-    async def _read_later(self, unique: int, handle: int, offset: int, size: int) -> None:
+    async def _read_later(self, unique: int, handle: FileHandle, offset: int, size: int) -> None:
         """Read as it takes: from several places, with other tries, with an error in the end."""
         self._waiting.add(unique)
         try:
-            data = await self._filesystem.read(pyfuse3.FileHandleT(handle), offset, size)
+            data = await self._filesystem.read_from(handle, offset, size)
         except pyfuse3.FUSEError as error:
             self._reply(messages.done(unique, error.errno))
         else:
             self._reply_data(unique, data)
         finally:
+            handle.pending -= 1
             self._waiting.discard(unique)
 
     async def _write(self, unique: int, body: memoryview, buffer: bytearray) -> None:
@@ -378,7 +417,7 @@ class _Read:
 
     __slots__ = ("_arguments", "_lane", "answered", "watched")
 
-    def __init__(self, lane: Lane, unique: int, handle: int, offset: int, size: int) -> None:
+    def __init__(self, lane: Lane, unique: int, handle: FileHandle, offset: int, size: int) -> None:
         self.answered = False
         self.watched: Waiting | None = None
         self._lane = lane
@@ -389,13 +428,13 @@ class _Read:
         if self.answered:
             return
         self.answered = True
-        self._lane.end_wait(self._arguments[0], self.watched)
+        self._lane.end_wait(*self._arguments[:2], self.watched)
         self._lane.read_again(*self._arguments)
 
     def give_up(self) -> None:
         """The bytes go on arriving, for others."""
         self.answered = True
-        self._lane.end_wait(self._arguments[0], self.watched)
+        self._lane.end_wait(*self._arguments[:2], self.watched)
         self._lane.interrupted(self._arguments[0])
 
 

@@ -24,10 +24,16 @@ OPEN: Final = 14
 READ: Final = 15
 WRITE: Final = 16
 RELEASE: Final = 18
+FSYNC: Final = 20
 FLUSH: Final = 25
 INIT: Final = 26
 INTERRUPT: Final = 36
+IOCTL: Final = 39
 BATCH_FORGET: Final = 42
+
+#: What changes something: SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE,
+#: SETXATTR, REMOVEXATTR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE, TMPFILE.
+CHANGES: Final = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 47, 51})
 
 #: struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid.
 HEADER: Final = struct.Struct("=IIQQIII4x")

@@ -175,16 +175,17 @@ class Namespace:
         while (known := self.observe_now(parent, name, attributes, asked, expires)) is None:
             node = parent.children[name]
             content = node.content
-            if content is None:
-                raise AssertionError("only what is open is asked about")
-            base = content.base
+            base = _pinned(node)
             if attributes.kind is node.attributes.kind and await self._volume.continues(
                 parent.child_path(name), base, attributes
             ):
                 if self._unchanged(node, parent, name) and node.content is content:
                     # It is one living file, or it only grew: open handles read on.
-                    await content.rebase(attributes)
-            elif self._unchanged(node, parent, name) and content.base is base:
+                    if content is not None:
+                        await content.rebase(attributes)
+                    else:
+                        node.attributes = attributes
+            elif self._unchanged(node, parent, name) and _pinned(node) is base:
                 self._inodes.supersede(node)
         return known
 
@@ -196,8 +197,7 @@ class Namespace:
         if node is not None:
             if node.is_local or self._known_at(node) > asked:
                 return node
-            content = node.content
-            if content is not None and node.opens and content.base.version != attributes.version:
+            if node.opens and _pinned(node).version != attributes.version:
                 return None
         return self._inodes.remember(parent, name, attributes, expires)
 
@@ -302,6 +302,11 @@ class Namespace:
             parent.names.filled(found, changes, asked, self.timeout, expires)
         for name in parent.children:
             parent.names.hints.pop(name, None)
+
+
+def _pinned(node: Inode) -> Attributes:
+    """The version that whoever has a node open is to read."""
+    return node.content.base if node.content is not None else node.attributes
 
 
 def _not_listed(directory: Inode, unmade: Sequence[Inode], listed: Sequence[Entry]) -> list[Entry]:

@@ -326,19 +326,10 @@ _STRUCTURES = {
 
 def test_structures_and_numbers_are_the_kernels(tmp_path):
     """As the C compiler lays out <linux/fuse.h>."""
-    names = [
-        "LOOKUP",
-        "FORGET",
-        "GETATTR",
-        "OPEN",
-        "READ",
-        "WRITE",
-        "RELEASE",
-        "FLUSH",
-        "INIT",
-        "INTERRUPT",
-        "BATCH_FORGET",
-    ]
+    names = "LOOKUP FORGET GETATTR OPEN READ WRITE RELEASE FLUSH INIT INTERRUPT BATCH_FORGET"
+    names = f"{names} FSYNC IOCTL".split(" ")
+    changes = "SETATTR SYMLINK MKNOD MKDIR UNLINK RMDIR RENAME LINK WRITE SETXATTR REMOVEXATTR"
+    changes = f"{changes} CREATE FALLOCATE RENAME2 COPY_FILE_RANGE TMPFILE".split(" ")
     source = tmp_path / "sizes.c"
     fields = {
         "fuse_entry_out": ["attr", "attr_valid_nsec"],
@@ -348,7 +339,7 @@ def test_structures_and_numbers_are_the_kernels(tmp_path):
         "fuse_in_header": ["pid"],
     }
     lines = [f'printf("{name} %zu\\n", sizeof(struct {name}));' for name in _STRUCTURES]
-    lines += [f'printf("FUSE_{name} %d\\n", FUSE_{name});' for name in names]
+    lines += [f'printf("FUSE_{name} %d\\n", FUSE_{name});' for name in [*names, *changes]]
     lines += [
         f'printf("{kind}.{field} %zu\\n", offsetof(struct {kind}, {field}));'
         for kind, members in fields.items()
@@ -365,6 +356,7 @@ def test_structures_and_numbers_are_the_kernels(tmp_path):
         assert int(values[name]) == layout.size, name
     for name in names:
         assert int(values[f"FUSE_{name}"]) == getattr(messages, name), name
+    assert {int(values[f"FUSE_{name}"]) for name in changes} == messages.CHANGES
     assert values["keep"] == f"{messages.KEEP_CACHE} noflush {messages.NO_FLUSH}"
     assert [int(values[f"fuse_init_out.{name}"]) for name in fields["fuse_init_out"]] == [
         16,

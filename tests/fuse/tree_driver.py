@@ -17,6 +17,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from fuse import untold
 from fuse.filesystem import FileSystem
 from fuse.options import MountOptions
 from fuse.serving import serve
@@ -42,9 +43,9 @@ class Mounted:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def put(self, path, data):
+    def put(self, path, data, **attributes):
         """Somebody else writes a file."""
-        self.ask("put", path, data.hex())
+        self.ask("put", path, data.hex(), attributes)
 
     def drop(self, path):
         """Somebody else removes a file."""
@@ -53,6 +54,11 @@ class Mounted:
     def stored(self, path):
         """What the store has."""
         return bytes.fromhex(self.ask("get", path))
+
+    def kernel_requests(self):
+        """Requests of the kernel so far."""
+        stats = self.ask("stats")
+        return stats["kernel_requests_answered"] + stats["kernel_requests_passed_on"]
 
     def requests(self):
         """Requests so far, by kind."""
@@ -96,7 +102,7 @@ def tree_mount(directory, **settings):
 def _perform(volume, filesystem, request):
     name, *rest = request
     if name == "put":
-        volume.put(rest[0], bytes.fromhex(rest[1]))
+        volume.put(rest[0], bytes.fromhex(rest[1]), **rest[2])
     elif name == "drop":
         volume.drop(rest[0])
     elif name == "fill":
@@ -112,6 +118,8 @@ def _perform(volume, filesystem, request):
         volume.held[rest[0]] = trio.Event()
     elif name == "let":
         volume.held.pop(rest[0]).set()
+    elif name == "stats":
+        return filesystem.statistics()
     elif name == "inodes":
         return len(filesystem.inodes)
     else:
@@ -141,12 +149,16 @@ async def _serve(spec, descriptor):
         attribute_timeout=spec.get("timeout"),
         file_mode=0o644,
         directory_mode=0o755,
+        read_only=spec.get("read_only", False),
     )
+    untold.FILES = spec.get("files_kept_ready", untold.FILES)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
     async with trio.open_nursery() as nursery:
         root = Attributes(Kind.DIRECTORY)
         filesystem = FileSystem(volume, root, options, nursery)
         wanted = {*pyfuse3.default_options, "default_permissions", "allow_other", "fsname=tree"}
+        if options.read_only:
+            wanted.add("ro")
         pyfuse3.init(filesystem, spec["mountpoint"], wanted)
         nursery.start_soon(_control, stream, volume, filesystem)
         await stream.send_all(b"ready\n")
