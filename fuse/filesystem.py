@@ -49,7 +49,7 @@ from fuse.load import Meter
 from fuse.namespace import Namespace
 from fuse.options import MountOptions
 from fuse.places import Places
-from fuse.readahead import ReadAhead
+from fuse.readahead import ReadAhead, largest_window
 from fuse.renames import Renames, touch
 from fuse.volume import Attributes, Changes, Space, Volume
 
@@ -461,9 +461,13 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """
         self._check_version(node)
         content = self.contents.current(node)
-        window = ReadAhead(self.options.read_ahead_limit)
-        handle = self.files.add(FileHandle(node, content, flags, window, pid))
+        handle = self.files.add(FileHandle(node, content, flags, self.window(), pid))
         return handle, self.contents.opened(node, content)
+
+    def window(self) -> ReadAhead:
+        """The read-ahead of a reader who begins."""
+        limit = self.options.read_ahead_limit
+        return ReadAhead(largest_window(limit, self.volume.round_trip))
 
     def close(self) -> None:
         """Leave what is not committed to the next mount."""

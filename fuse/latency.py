@@ -10,19 +10,27 @@ _DOUBLINGS = 28
 
 
 class Latencies:
-    """Counts durations in buckets whose width grows with them."""
+    """Counts durations in buckets whose width grows with them.
 
-    __slots__ = ("_buckets", "count", "total")
+    Attributes:
+        count: How many there were.
+        total: Their sum in seconds.
+        least: The shortest of them in seconds; infinity when there was none.
+    """
+
+    __slots__ = ("_buckets", "count", "least", "total")
 
     def __init__(self) -> None:
         self.count = 0
         self.total = 0.0
+        self.least = float("inf")
         self._buckets = [0] * (_STEPS * _DOUBLINGS)
 
     def add(self, seconds: float) -> None:
         """Note one duration."""
         self.count += 1
         self.total += seconds
+        self.least = min(self.least, seconds)
         micros = max(int(seconds * 1e6), 1)
         doubling = micros.bit_length() - 1
         step = ((micros << 3) >> doubling) - _STEPS

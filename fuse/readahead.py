@@ -23,6 +23,24 @@ FORWARD_TOLERANCE = 16 * 1024 * 1024
 BACKWARD_TOLERANCE = 8 * 1024 * 1024
 
 
+#: What a window has room for besides what is under way: the pieces that are being read and asked
+#: for. More only takes memory that was not used before, which costs as much as the bytes do.
+DEPTH = 32 * 1024 * 1024
+
+#: Bytes a second that the fastest link to a store carries, more or less.
+FASTEST = 4 * 1024 * 1024 * 1024
+
+
+def largest_window(limit: int, round_trip: float) -> int:
+    """The largest window that is of use: what is under way while the store has not answered yet.
+
+    Args:
+        limit: The largest that is allowed (bytes).
+        round_trip: Seconds until the store begins to answer, at best; infinity: not known.
+    """
+    return int(min(limit, DEPTH + FASTEST * round_trip))
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to have in memory for one read.

@@ -69,6 +69,11 @@ class Subtree:
         self.name_max = whole.name_max
         self.attribute_timeout = whole.attribute_timeout
 
+    @property
+    def round_trip(self) -> float:
+        """As of the whole volume."""
+        return self._whole.round_trip
+
     def _at(self, path: str) -> str:
         return f"{self._directory}/{path}" if path else self._directory
 

@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from fuse.filesystem import FileSystem
 from fuse.handles import FileHandle
 from fuse.inodes import Inode
-from fuse.readahead import ReadAhead
 
 #: Files that are kept ready, and threads of each whose read-ahead is remembered.
 FILES = 1024
@@ -73,8 +72,7 @@ class Untold:
         contents = self._filesystem.contents
         content = contents.current(node)
         contents.opened(node, content)
-        window = ReadAhead(self._filesystem.options.read_ahead_limit)
-        return FileHandle(node, content, os.O_RDONLY, window, pid)
+        return FileHandle(node, content, os.O_RDONLY, self._filesystem.window(), pid)
 
     def _close(self, handle: FileHandle) -> None:
         if not self._filesystem.contents.released_now(handle.inode, handle.content):

@@ -202,6 +202,11 @@ class Volume(Protocol):
     #: How long attributes and entries may be believed, in seconds, unless an option says otherwise.
     attribute_timeout: float
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds until the store begins to answer, at best; infinity where that is not known."""
+        ...
+
     async def stat(self, path: str) -> Attributes:
         """Attributes of ``path``, always asked of the store. ENOENT when it is not there."""
         ...

@@ -111,6 +111,11 @@ class BlobStore:
             self._pool.close()
 
     @property
+    def round_trip(self) -> float:
+        """The shortest time until an answer began, in seconds; infinity before the first."""
+        return self._pool.answering.least
+
+    @property
     def credential(self) -> str:
         """Which kind of credential is in use, in words."""
         return self._keyring.current.description

@@ -72,6 +72,11 @@ class BlobVolume:
         """
         await self._renames.unsettled.recover(RECOVERY)
 
+    @property
+    def round_trip(self) -> float:
+        """The shortest that was seen."""
+        return self._store.round_trip
+
     async def settle(self) -> None:
         """Complete or undo what failed half-way, and receive what was begun, until cancelled."""
         async with trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ class MemoryVolume:
     keeps_xattrs = False
     versions_are_immutable = True
     preferred_read = 64
+    round_trip = float("inf")
     commit_interval = None
     name_max = 255
     attribute_timeout = 1.0

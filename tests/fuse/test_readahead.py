@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuse.readahead import FIRST_WINDOW, UNIT, WHOLE_FILE, ReadAhead
+from fuse.readahead import DEPTH, FIRST_WINDOW, UNIT, WHOLE_FILE, ReadAhead, largest_window
 
 MIB = 1024 * 1024
 LIMIT = 64 * MIB
@@ -64,3 +64,13 @@ def test_requests_of_the_kernel_may_arrive_in_any_order():
 def test_a_small_file_is_fetched_whole():
     plan = ReadAhead(LIMIT).plan(100, 10, WHOLE_FILE)
     assert plan.demand == (0, WHOLE_FILE)
+
+
+def test_a_window_is_as_large_as_the_store_is_far():
+    limit = 64 * 1024 * 1024
+    sizes = [largest_window(limit, seconds) for seconds in (0.0, 0.001, 0.005, 0.02, float("inf"))]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == DEPTH
+    assert DEPTH < sizes[1] < sizes[2] < limit
+    assert sizes[3] == sizes[4] == limit
+    assert largest_window(DEPTH // 2, 0.0) == DEPTH // 2

@@ -25,6 +25,7 @@ class TreeVolume:
     commit_interval = None
     name_max = 255
     attribute_timeout = 10.0
+    round_trip = float("inf")
 
     def __init__(self):
         self.entries: dict[str, Attributes] = {}

@@ -39,6 +39,7 @@ class MemoryVolume:
     commit_interval = None
     name_max = 255
     attribute_timeout = 10.0
+    round_trip = 0.0
     versions_are_immutable = True
     keeps_xattrs = False
 
