@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 import trio
-from pydantic import BaseModel, ValidationError
+
+from fuse.fields import Fault, Fields, record
 
 log = structlog.get_logger("fuse")
 
@@ -24,7 +25,7 @@ _REQUEST_TIMEOUT = 30.0
 
 Operation = Callable[[], Awaitable[dict[str, Any]]]
 
-Arguments = TypeVar("Arguments", bound=BaseModel)
+Arguments = TypeVar("Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +33,20 @@ class Accepting(Generic[Arguments]):
     """An operation with arguments: the object ``args`` of the request.
 
     Attributes:
-        model: What they have to be.
+        read: Makes them of their JSON, or raises Fault.
         perform: Does it.
     """
 
-    model: type[Arguments]
+    read: Callable[[Fields], Arguments]
     perform: Callable[[Arguments], Awaitable[dict[str, Any]]]
 
     async def __call__(self, given: object) -> dict[str, Any]:
         """Check the arguments, and do it. Faults are named by place, never with a value."""
         try:
-            arguments = self.model.model_validate(given)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            place = ".".join(("args", *(str(part) for part in first["loc"])))
-            said = first["msg"].removeprefix("Value error, ")
-            raise ControlError("InvalidArgument", f"{place}: {said}") from None
+            arguments = record(self.read)(given)
+        except Fault as fault:
+            place = ".".join(("args", *fault.place))
+            raise ControlError("InvalidArgument", f"{place}: {fault.said}") from None
         return await self.perform(arguments)
 
 

@@ -298,9 +298,9 @@ class Driver:
             "stats": self._op_stats,
             "flush": self._op_flush,
             "unmount": self._op_unmount,
-            "credential": control.Accepting(NewCredential, self._op_credential),
-            "restore": control.Accepting(Restore, self._op_restore),
-            "base": control.Accepting(Fetch, self._op_base),
+            "credential": control.Accepting(NewCredential.read, self._op_credential),
+            "restore": control.Accepting(Restore.read, self._op_restore),
+            "base": control.Accepting(Fetch.read, self._op_base),
             "recovery": self._op_recovery,
         }
 

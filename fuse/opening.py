@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from fuse import subtree
 from fuse.blob.mount_options import Mapped
+from fuse.fields import Secret
 from fuse.spec import BlobSpec, VolumeSpec
 from fuse.volume import Volume
 
@@ -71,6 +71,6 @@ def open_root(
     As :func:`open_volume` otherwise.
     """
     if isinstance(spec, BlobSpec) and mapped.proxy is not None:
-        spec = spec.model_copy(update={"proxy": SecretStr(mapped.proxy)})
+        spec = dataclasses.replace(spec, proxy=Secret(mapped.proxy))
     volume = open_volume(spec, lend=lend, cache_directory=cache_directory)
     return subtree.opened(volume, mapped.subdirectory)

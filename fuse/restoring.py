@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
 
+from fuse import fields
 from fuse.errors import fail
+from fuse.fields import Fields
 from fuse.leftover import Leftover
 from fuse.records import JournalError
 from fuse.recovery import held, kept
@@ -23,7 +25,8 @@ log = structlog.get_logger("fuse")
 FETCH = 4 * 1024 * 1024
 
 
-class Restore(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
     """Arguments of the control operation ``restore``.
 
     Attributes:
@@ -31,10 +34,20 @@ class Restore(BaseModel):
         overwrite: Replace what the store has by now. Only for entries whose every byte is known.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ids: list[str] = Field(default_factory=list, max_length=100_000)
+    ids: list[str] = field(default_factory=list)
     overwrite: bool = False
+
+    @classmethod
+    def read(cls, given: Fields) -> Restore:
+        """Of their JSON.
+
+        Raises:
+            Fault: They are none.
+        """
+        return cls(
+            ids=given.may("ids", fields.many(fields.text(), most=100_000), []),
+            overwrite=given.may("overwrite", fields.flag, default=False),
+        )
 
 
 async def restore(volume: Volume, cache: Path, wanted: Restore) -> dict[str, Any]:
@@ -66,7 +79,8 @@ async def restore(volume: Volume, cache: Path, wanted: Restore) -> dict[str, Any
     return {"stored": stored, "failed": failed}
 
 
-class Fetch(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
     """Arguments of the control operation ``base``.
 
     Attributes:
@@ -75,11 +89,22 @@ class Fetch(BaseModel):
         size: Bytes wanted.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     id: str
-    start: int = Field(ge=0)
-    size: int = Field(ge=1, le=FETCH)
+    start: int
+    size: int
+
+    @classmethod
+    def read(cls, given: Fields) -> Fetch:
+        """Of their JSON.
+
+        Raises:
+            Fault: They are none.
+        """
+        return cls(
+            id=given.must("id", fields.text()),
+            start=given.must("start", fields.number(least=0)),
+            size=given.must("size", fields.number(least=1, most=FETCH)),
+        )
 
 
 async def fetch(volume: Volume, cache: Path, wanted: Fetch) -> dict[str, Any]:

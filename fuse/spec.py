@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
-
+from fuse import fields
 from fuse.errors import MountError
+from fuse.fields import Fault, Fields, Secret
 from fuse.options import MIB, MountOptions
 
 #: Version of the document that this driver reads.
 VERSION = 1
 
+IdentityKind = Literal["managed", "servicePrincipal", "workload", "cli", "default"]
+Cloud = Literal["public", "china", "usGovernment"]
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
-    )
+_KINDS: tuple[IdentityKind, ...] = ("managed", "servicePrincipal", "workload", "cli", "default")
+_CLOUDS: tuple[Cloud, ...] = ("public", "china", "usGovernment")
+
+_TEXT = fields.text()
+_NAME = fields.text(least=1)
+_MODE = fields.text(pattern="0?[0-7]{3}")
 
 
-class Identity(_Model):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
     """An identity of Microsoft Entra ID.
 
     Attributes:
@@ -45,28 +42,44 @@ class Identity(_Model):
         authority: Where tokens are issued; as the cloud has it when None.
     """
 
-    kind: Literal["managed", "servicePrincipal", "workload", "cli", "default"]
+    kind: IdentityKind
     client_id: str | None = None
     tenant_id: str | None = None
-    client_secret: SecretStr | None = None
+    client_secret: Secret | None = None
     certificate_path: Path | None = None
-    certificate_password: SecretStr | None = None
+    certificate_password: Secret | None = None
     token_file: Path | None = None
     authority: str | None = None
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.kind == "servicePrincipal":
-            if self.client_id is None or self.tenant_id is None:
-                raise ValueError("a service principal needs clientId and tenantId")
-            if (self.client_secret is None) == (self.certificate_path is None):
-                raise ValueError("a service principal needs clientSecret or certificatePath")
-        elif self.client_secret is not None or self.certificate_path is not None:
-            raise ValueError(f"clientSecret and certificatePath are not for kind {self.kind}")
-        return self
+    @classmethod
+    def read(cls, given: Fields) -> Identity:
+        """Of its JSON.
+
+        Raises:
+            Fault: It is none, or not complete.
+        """
+        identity = cls(
+            kind=given.must("kind", fields.choice(_KINDS)),
+            client_id=given.may("clientId", _TEXT, None),
+            tenant_id=given.may("tenantId", _TEXT, None),
+            client_secret=given.may("clientSecret", fields.secret, None),
+            certificate_path=given.may("certificatePath", fields.path, None),
+            certificate_password=given.may("certificatePassword", fields.secret, None),
+            token_file=given.may("tokenFile", fields.path, None),
+            authority=given.may("authority", _TEXT, None),
+        )
+        if identity.kind == "servicePrincipal":
+            if identity.client_id is None or identity.tenant_id is None:
+                raise Fault("a service principal needs clientId and tenantId")
+            if (identity.client_secret is None) == (identity.certificate_path is None):
+                raise Fault("a service principal needs clientSecret or certificatePath")
+        elif identity.client_secret is not None or identity.certificate_path is not None:
+            raise Fault(f"clientSecret and certificatePath are not for kind {identity.kind}")
+        return identity
 
 
-class Credential(_Model):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
     """How to prove who we are: exactly one of these.
 
     Attributes:
@@ -77,49 +90,76 @@ class Credential(_Model):
         identity: Tokens of Microsoft Entra ID.
     """
 
-    account_key: SecretStr | None = None
-    sas_token: SecretStr | None = None
-    connection_string: SecretStr | None = None
+    account_key: Secret | None = None
+    sas_token: Secret | None = None
+    connection_string: Secret | None = None
     anonymous: Literal[True] | None = None
     identity: Identity | None = None
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            known = ", ".join(to_camel(name) for name in type(self).model_fields)
-            raise ValueError(f"give exactly one of {known}")
-        return self
+    @classmethod
+    def read(cls, given: Fields) -> Credential:
+        """Of its JSON.
+
+        Raises:
+            Fault: It is none, or more than one.
+        """
+        found: dict[str, Any] = {
+            "accountKey": given.may("accountKey", fields.secret, None),
+            "sasToken": given.may("sasToken", fields.secret, None),
+            "connectionString": given.may("connectionString", fields.secret, None),
+            "anonymous": given.may("anonymous", fields.choice((True,)), None),
+            "identity": given.may("identity", fields.record(Identity.read), None),
+        }
+        given.end()  # a name that is not known is the better explanation
+        if sum(value is not None for value in found.values()) != 1:
+            raise Fault(f"give exactly one of {', '.join(found)}")
+        return cls(
+            account_key=found["accountKey"],
+            sas_token=found["sasToken"],
+            connection_string=found["connectionString"],
+            anonymous=found["anonymous"],
+            identity=found["identity"],
+        )
 
 
-class NewCredential(_Model):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCredential:
     """Arguments of the control operation ``credential``."""
 
     credential: Credential
 
+    @classmethod
+    def read(cls, given: Fields) -> NewCredential:
+        """Of its JSON.
 
-class _Common(_Model):
-    version: Literal[1]
-    id: str = Field(default="manual", pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    account: str = Field(min_length=1)
+        Raises:
+            Fault: It is none.
+        """
+        return cls(credential=given.must("credential", fields.record(Credential.read)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    id: str = "manual"
+    account: str
     credential: Credential
     mountpoint: Path = Path("/")
     read_only: bool = False
-    uid: int = Field(default=0, ge=0)
-    gid: int = Field(default=0, ge=0)
-    file_mode: str = Field(default="0777", pattern=r"^0?[0-7]{3}$")
-    directory_mode: str = Field(default="0777", pattern=r"^0?[0-7]{3}$")
+    uid: int = 0
+    gid: int = 0
+    file_mode: str = "0777"
+    directory_mode: str = "0777"
     mount_options: str | None = None
     allow_other: bool = True
-    attribute_timeout: float | None = Field(default=None, ge=0)
-    flush_timeout: float = Field(default=120.0, ge=0, le=86400)
+    attribute_timeout: float | None = None
+    flush_timeout: float = 120.0
     run_dir: Path | None = None
     cache_dir: Path | None = None
-    memory_budget: int | None = Field(default=None, ge=16 * MIB)
-    disk_budget: int | None = Field(default=None, ge=0)
+    memory_budget: int | None = None
+    disk_budget: int | None = None
     path: str = ""
-    offset: int = Field(default=0, ge=0)
-    length: int | None = Field(default=None, ge=0)
+    offset: int = 0
+    length: int | None = None
 
     def options(self) -> MountOptions:
         """Options of the file system core."""
@@ -140,6 +180,7 @@ class _Common(_Model):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
 class BlobSpec(_Common):
     """A container.
 
@@ -153,14 +194,36 @@ class BlobSpec(_Common):
         retry_deadline: Seconds after which an operation that gets nowhere is given up.
     """
 
-    kind: Literal["blob"]
-    container: str = Field(min_length=1)
-    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")
-    cloud: Literal["public", "china", "usGovernment"] = "public"
-    endpoint_suffix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+(:\d+)?$")
-    proxy: SecretStr | None = None
+    kind: ClassVar[Literal["blob"]] = "blob"
+    container: str
+    endpoint: str | None = None
+    cloud: Cloud = "public"
+    endpoint_suffix: str | None = None
+    proxy: Secret | None = None
     ca_bundle: Path | None = None
-    retry_deadline: float = Field(default=120.0, ge=1, le=86400)
+    retry_deadline: float = 120.0
+
+    @classmethod
+    def read(cls, given: Fields) -> BlobSpec:
+        """Of its JSON, without ``kind``.
+
+        Raises:
+            Fault: It is none.
+        """
+        return cls(
+            **_common(given),
+            container=given.must("container", _NAME),
+            endpoint=given.may(
+                "endpoint", fields.text(pattern="https?://[^/?#@]+(/[^?#]*)?"), None
+            ),
+            cloud=given.may("cloud", fields.choice(_CLOUDS), "public"),
+            endpoint_suffix=given.may(
+                "endpointSuffix", fields.text(pattern=r"[A-Za-z0-9.-]+(:\d+)?"), None
+            ),
+            proxy=given.may("proxy", fields.secret, None),
+            ca_bundle=given.may("caBundle", fields.path, None),
+            retry_deadline=given.may("retryDeadline", fields.seconds(least=1, most=86400), 120.0),
+        )
 
     @property
     def source(self) -> str:
@@ -168,19 +231,29 @@ class BlobSpec(_Common):
         return f"{self.account}/{self.container}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class ShareSpec(_Common):
     """A file share; ``endpoint`` is ``host:port``."""
 
-    kind: Literal["share"]
-    share: str = Field(min_length=1)
-    endpoint: str = Field(min_length=1)
+    kind: ClassVar[Literal["share"]] = "share"
+    share: str
+    endpoint: str
 
-    @field_validator("credential")
     @classmethod
-    def _key_only(cls, credential: Credential) -> Credential:
-        if credential.account_key is None:
-            raise ValueError("a file share takes accountKey only")
-        return credential
+    def read(cls, given: Fields) -> ShareSpec:
+        """Of its JSON, without ``kind``.
+
+        Raises:
+            Fault: It is none.
+        """
+        spec = cls(
+            **_common(given),
+            share=given.must("share", _NAME),
+            endpoint=given.must("endpoint", _NAME),
+        )
+        if spec.credential.account_key is None:
+            raise Fault("a file share takes accountKey only", "credential")
+        return spec
 
     @property
     def key(self) -> str:
@@ -197,10 +270,6 @@ class ShareSpec(_Common):
 VolumeSpec = BlobSpec | ShareSpec
 
 
-class _Document(BaseModel):
-    spec: Annotated[VolumeSpec, Field(discriminator="kind")]
-
-
 def parse(text: str | bytes) -> VolumeSpec:
     """Read the document.
 
@@ -208,13 +277,44 @@ def parse(text: str | bytes) -> VolumeSpec:
         MountError: InvalidOption, with the place of the first fault; never with a value in it.
     """
     try:
-        return _Document.model_validate_json(b'{"spec":' + _bytes(text) + b"}").spec
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"][2:]) or "the document"
-        said = first["msg"].removeprefix("Value error, ")
-        raise MountError("InvalidOption", f"{place}: {said}") from None
+        return fields.record(_read)(fields.parsed(text))
+    except Fault as fault:
+        place = ".".join(fault.place) or "the document"
+        raise MountError("InvalidOption", f"{place}: {fault.said}") from None
 
 
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+def _read(given: Fields) -> VolumeSpec:
+    given.must("version", fields.choice((VERSION,)))
+    kind = given.must("kind", fields.choice((BlobSpec.kind, ShareSpec.kind)))
+    return BlobSpec.read(given) if kind == BlobSpec.kind else ShareSpec.read(given)
+
+
+def _common(given: Fields) -> dict[str, Any]:
+    """What both kinds of volume have; a field that is not given keeps its default."""
+    natural = fields.number(least=0)
+    known: dict[str, tuple[str, fields.Reader[Any]]] = {
+        "id": ("id", fields.text(pattern="[A-Za-z0-9_-]{1,64}")),
+        "mountpoint": ("mountpoint", fields.path),
+        "readOnly": ("read_only", fields.flag),
+        "uid": ("uid", natural),
+        "gid": ("gid", natural),
+        "fileMode": ("file_mode", _MODE),
+        "directoryMode": ("directory_mode", _MODE),
+        "mountOptions": ("mount_options", _TEXT),
+        "allowOther": ("allow_other", fields.flag),
+        "attributeTimeout": ("attribute_timeout", fields.seconds(least=0)),
+        "flushTimeout": ("flush_timeout", fields.seconds(least=0, most=86400)),
+        "runDir": ("run_dir", fields.path),
+        "cacheDir": ("cache_dir", fields.path),
+        "memoryBudget": ("memory_budget", fields.number(least=16 * MIB)),
+        "diskBudget": ("disk_budget", natural),
+        "path": ("path", _TEXT),
+        "offset": ("offset", natural),
+        "length": ("length", natural),
+    }
+    values = {attribute: given.may(name, read, None) for name, (attribute, read) in known.items()}
+    return {
+        "account": given.must("account", _NAME),
+        "credential": given.must("credential", fields.record(Credential.read)),
+        **{attribute: value for attribute, value in values.items() if value is not None},
+    }
