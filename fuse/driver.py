@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -392,15 +391,6 @@ class Driver:
             "cacheDir": os.fspath(self._options.cache_directory),
             "kind": self._spec.kind,
         }
-
-
-def announce(document: dict[str, Any]) -> None:
-    """Say on standard output, once, how the start went, and close it."""
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
 
 
 def _raise_open_files() -> None:

@@ -7,32 +7,17 @@ The driver itself is its subcommand ``run``; the others start, ask and end drive
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import sys
 
 import click
 
+from fuse import process
 from fuse.cli.errors import exit_code, report
 from fuse.errors import MountError
 
 PROGRAM = "batchai-mount"
-
-# <linux/prctl.h>
-PR_SET_DUMPABLE = 4
-
-# <malloc.h>, mallopt(3)
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-
-#: Buffers from this size on (bytes) go back to the system when they are freed. The 1 MiB of a
-#: write(2) are smaller: the page faults of fresh memory would cost more than the write.
-LARGE_BUFFER = 2 << 20
-
-#: Free bytes at the end of the heap that stay for the next ones.
-SPARE_HEAP = 8 << 20
-
 
 #: Command → where it is; what only one of them needs is imported for that one.
 COMMANDS = {
@@ -92,12 +77,7 @@ def cli() -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not all data is in the store,
     5 no permission or a wrong credential, 6 the server cannot be reached.
     """
-    libc = ctypes.CDLL(None)
-    # A core dump would hold the key.
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # Else glibc raises the threshold by itself, and keeps buffers of megabytes in its heap.
-    libc.mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER)
-    libc.mallopt(M_TRIM_THRESHOLD, SPARE_HEAP)
+    process.prepare()
 
 
 def main(arguments: list[str] | None = None) -> None:

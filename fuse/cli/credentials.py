@@ -28,7 +28,7 @@ IDENTITIES = {
 }
 METHODS = ("key", "sas", "anonymous", *IDENTITIES)
 
-#: Variables that hold secrets: the driver's environment is made without them.
+#: Variables that hold secrets: the driver's environment is without them.
 SECRET_VARIABLES = frozenset(
     {
         "AZURE_STORAGE_KEY",
@@ -195,8 +195,3 @@ def _identity(
         else:
             document["clientSecret"] = secret
     return {"identity": {name: value for name, value in document.items() if value is not None}}
-
-
-def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The caller's environment without its secrets, for the driver."""
-    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}

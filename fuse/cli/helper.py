@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from fuse import process
 from fuse.cli import credentials, directories, document, launch, target
 from fuse.cli.errors import report, usage, warn
 from fuse.errors import MountError
@@ -184,6 +185,7 @@ def share() -> NoReturn:
 
 def main(kind: target.Kind, arguments: Sequence[str]) -> NoReturn:
     """Mount, and exit with mount(8)'s codes."""
+    process.prepare()
     try:
         mount(kind, parse(arguments))
     except MountError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fuse.cli.errors import report
+from fuse import program
 from fuse.errors import MountError
 
 if TYPE_CHECKING:
@@ -28,48 +26,14 @@ PATIENCE = 60.0
 
 
 @click.command()
-@click.option("--plain", is_flag=True, hidden=True, help="For people: no JSON on stdout.")
-def run(*, plain: bool) -> None:
+def run() -> None:
     """Mount, and serve until told to unmount (SIGTERM, or the control socket).
 
     Prints one JSON line once the mount answers, or once it has failed. The instructions are one
     JSON document on standard input. A second SIGTERM ends at once, and keeps what is not stored.
     """
-    _without_colours()
-    # Imported here: commands that only ask a driver start without these libraries.
-    import trio
-
-    from fuse.driver import Driver, announce
-    from fuse.groups import single_error
-    from fuse.spec import parse
-
-    def say(document: dict[str, Any]) -> None:
-        if plain:
-            _say_plainly(document)
-        else:
-            announce({"version": 1, **document})
-
-    try:
-        spec = parse(sys.stdin.buffer.read())
-        driver = Driver(
-            spec,
-            lambda: say({"state": "mounted", "pid": os.getpid(), "warnings": driver.warnings}),
-        )
-    except MountError as error:
-        say({"state": "failed", "error": error.as_dict()})
-        sys.exit(2)
-    _log_to_stderr(driver.log_level)
-    failures: dict[str, str] = {}
-    try:
-        with single_error():
-            failures = trio.run(driver.run)
-    except MountError as error:
-        say({"state": "failed", "error": error.as_dict()})
-        sys.exit(1)
-    if failures and plain:
-        listed = "; ".join(f"{path}: {reason}" for path, reason in sorted(failures.items()))
-        report(MountError("NotCommitted", f"not in the store: {listed}"))
-    sys.exit(4 if failures else 0)
+    code, _ = program.run(sys.stdin.buffer.read(), program.announce)
+    sys.exit(code)
 
 
 @click.command(name="ls")
@@ -82,13 +46,6 @@ def list_directory() -> None:
 def cat() -> None:
     """Write the file ``path`` of a volume to standard output, without mounting it."""
     _once(_cat)
-
-
-def _say_plainly(document: dict[str, Any]) -> None:
-    if document["state"] == "failed":
-        report(MountError(**document["error"]))
-        return
-    click.echo("mounted; Ctrl-C unmounts", err=True)
 
 
 def _opened(spec: VolumeSpec) -> AbstractAsyncContextManager[Volume]:
@@ -144,7 +101,7 @@ def _once(command: Callable[[VolumeSpec], Awaitable[None]]) -> None:
     from fuse.groups import single_error
     from fuse.spec import parse
 
-    _log_to_stderr("info")
+    program.log_to_stderr("info")
 
     async def bounded() -> None:
         with trio.fail_after(PATIENCE):
@@ -163,29 +120,6 @@ def _once(command: Callable[[VolumeSpec], Awaitable[None]]) -> None:
         _fail({"code": "TimedOut", "message": f"no answer in {PATIENCE:.0f} s", "hint": None}, 1)
 
 
-def _without_colours() -> None:
-    """Keep structlog from importing rich: a driver logs JSON, and is there sooner without."""
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # import's own mark of "absent"
-
-
 def _fail(error: dict[str, Any], code: int) -> None:
     sys.stderr.write(json.dumps({"error": error}) + "\n")
     sys.exit(code)
-
-
-def _log_to_stderr(level: str) -> None:
-    """JSON lines; the libraries' own chatter only from warnings on."""
-    import structlog
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

@@ -1,4 +1,8 @@
-"""Starts a driver: in the background, outliving the terminal, or in the foreground."""
+"""Becomes a driver: in the background, outliving the terminal, or in the foreground.
+
+The command forks rather than starts a program: the interpreter is there, with a good part of what
+the driver imports. Up to there it has one thread, and has imported nothing that starts one.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,26 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fuse.cli.credentials import child_environment
-from fuse.cli.errors import refusing
-from fuse.errors import MountError
+import click
 
-#: The driver: isolated (-I) from the caller's directory and PYTHON… variables.
-PROGRAM = (sys.executable, "-I", "-m", "fuse.main", "run")
+from fuse import process, program
+from fuse.cli.credentials import SECRET_VARIABLES
+from fuse.cli.errors import refusing, report
+from fuse.errors import MountError
 
 #: Seconds that a driver which failed, or was given up, gets to end by itself.
 _GRACE = 10.0
 
 
 def start(document: Mapping[str, Any], log: Path, *, timeout: float) -> dict[str, Any]:
-    """Start a driver in a session of its own, and wait until its mount answers.
+    """Fork a driver off, in a session of its own, and wait until its mount answers.
 
     Args:
         document: Its instructions.
@@ -43,54 +47,57 @@ def start(document: Mapping[str, Any], log: Path, *, timeout: float) -> dict[str
         errors = os.open(
             log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
-    try:
-        begin = os.fstat(errors).st_size
-        process = subprocess.Popen(
-            PROGRAM,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd="/",
-            env=child_environment(),
-            start_new_session=True,
-        )
-    finally:
-        os.close(errors)
-    assert process.stdin is not None
-    assert process.stdout is not None
+    begin = os.fstat(errors).st_size
+    answers, answering = os.pipe2(os.O_CLOEXEC)
+    # What is in the buffers is this process's to write.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with refusing("cannot start the driver"):
+        pid = os.fork()
+    if pid == 0:
+        _become_driver(document, answering, errors)
+    os.close(answering)
+    os.close(errors)
     up = False
     try:
-        with process.stdin as instructions:
-            instructions.write(json.dumps(document).encode())
-        line = _answer(process.stdout.fileno(), time.monotonic() + timeout)
+        line = _answer(answers, time.monotonic() + timeout)
         answer = _checked(line, log, begin, timeout)
         up = True
         return answer
-    except BrokenPipeError:
-        raise _died(log, begin) from None
     finally:
-        process.stdout.close()
+        os.close(answers)
         if not up:
-            _end(process)
-        else:
-            process.returncode = 0  # it lives on, and is nobody's child once we have gone
+            _end(pid)
 
 
 def run_here(document: Mapping[str, Any]) -> NoReturn:
-    """Become the driver: it has this process's terminal, and none of its secrets.
+    """Become the driver: it has this process's terminal, and none of its secrets."""
+    process.forget(SECRET_VARIABLES)
+    code, failures = program.run(json.dumps(document).encode(), _say_plainly)
+    if failures:
+        listed = "; ".join(f"{path}: {reason}" for path, reason in sorted(failures.items()))
+        report(MountError("NotCommitted", f"not in the store: {listed}"))
+    sys.exit(code)
 
-    Raises:
-        MountError: The driver's program cannot be started.
-    """
-    instructions = os.memfd_create("instructions", 0)
-    os.write(instructions, json.dumps(document).encode())
-    os.lseek(instructions, 0, os.SEEK_SET)
-    os.dup2(instructions, 0)
-    os.close(instructions)
-    sys.stdout.flush()
-    with refusing("cannot start the driver"):
-        os.execve(PROGRAM[0], [*PROGRAM, "--plain"], child_environment())  # noqa: S606 -- no shell
-    raise AssertionError
+
+def _become_driver(document: Mapping[str, Any], stdout: int, stderr: int) -> NoReturn:
+    """In the forked process: nothing of the command's own stack may go on here."""
+    code = 1
+    try:
+        process.detach(stdout=stdout, stderr=stderr)
+        process.forget(SECRET_VARIABLES)
+        code, _ = program.run(json.dumps(document).encode(), program.announce)
+    except BaseException:  # noqa: BLE001 (its log is the only one who can be told)
+        traceback.print_exc()
+    finally:
+        process.end(code)
+
+
+def _say_plainly(document: dict[str, Any]) -> None:
+    if document["state"] == "failed":
+        report(MountError(**document["error"]))
+        return
+    click.echo("mounted; Ctrl-C unmounts", err=True)
 
 
 def _answer(descriptor: int, deadline: float) -> bytes | None:
@@ -138,13 +145,20 @@ def _died(log: Path, begin: int) -> MountError:
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(pid: int) -> None:
     """End a driver that did not come up."""
-    for number, patience in ((None, _GRACE / 5), (signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
-        if number is not None:
-            process.send_signal(number)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    descriptor = os.pidfd_open(pid)
+    try:
+        for number, patience in (
+            (None, _GRACE / 5),
+            (signal.SIGTERM, _GRACE),
+            (signal.SIGKILL, None),
+        ):
+            if number is not None:
+                os.kill(pid, number)
+            # A pidfd can be read from once the process has ended (pidfd_open(2)).
+            if select.select([descriptor], [], [], patience)[0]:
+                break
+    finally:
+        os.close(descriptor)
+    os.waitpid(pid, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 
 import click
@@ -248,8 +249,24 @@ def test_standard_input(monkeypatch):
 
 
 def test_the_driver_s_environment_has_no_secrets():
-    given = dict.fromkeys(credentials.SECRET_VARIABLES, "x") | {"PATH": "/bin", "HTTPS_PROXY": "y"}
-    assert credentials.child_environment(given) == {"PATH": "/bin", "HTTPS_PROXY": "y"}
+    """Neither what it hands on, nor what the kernel shows of it."""
+    given = dict.fromkeys(credentials.SECRET_VARIABLES, KEY) | {"PATH": "/bin", "HTTPS_PROXY": "y"}
+    script = (
+        "import os\n"
+        "from fuse import process\n"
+        "from fuse.cli.credentials import SECRET_VARIABLES\n"
+        "process.forget(SECRET_VARIABLES)\n"
+        "print(*sorted(os.environ))\n"
+        "os.execv('/bin/cat', ['cat', f'/proc/self/environ']) if os.fork() == 0 else os.wait()\n"
+        "print(open('/proc/self/environ').read())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=given, capture_output=True, text=True, check=True
+    )
+    assert KEY not in done.stdout
+    assert "HTTPS_PROXY=y" in done.stdout
+    names = {"PATH", "HTTPS_PROXY", "LC_CTYPE"}  # Python's own coercion adds the last
+    assert set(done.stdout.splitlines()[0].split()) <= names
 
 
 # -- directories ----------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""The driver as a program: from its instructions to its exit code.
+
+Nothing that takes time is imported before :func:`run` is called: the command line imports this
+module, forks, and only what it forked off goes on to import the driver.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fuse.errors import MountError
+
+#: Told once how the start went: ``state`` is ``mounted`` or ``failed``.
+Say = Callable[[dict[str, Any]], None]
+
+
+def run(instructions: bytes, say: Say) -> tuple[int, dict[str, str]]:
+    """Mount, and serve until told to stop.
+
+    Args:
+        instructions: The JSON document.
+        say: Told once the mount answers, or has failed.
+
+    Returns:
+        Exit code, and what could not be stored: path → reason.
+    """
+    import trio
+
+    from fuse.driver import Driver
+    from fuse.groups import single_error
+    from fuse.spec import parse
+
+    try:
+        driver = Driver(
+            parse(instructions),
+            lambda: say({"state": "mounted", "pid": os.getpid(), "warnings": driver.warnings}),
+        )
+    except MountError as error:
+        say({"state": "failed", "error": error.as_dict()})
+        return 2, {}
+    log_to_stderr(driver.log_level)
+    try:
+        with single_error():
+            failures = trio.run(driver.run)
+    except MountError as error:
+        say({"state": "failed", "error": error.as_dict()})
+        return 1, {}
+    return (4 if failures else 0), failures
+
+
+def announce(document: dict[str, Any]) -> None:
+    """Say on standard output, once, how the start went, and close it."""
+    sys.stdout.write(json.dumps({"version": 1, **document}) + "\n")
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def log_to_stderr(level: str) -> None:
+    """JSON lines; the libraries' own chatter only from warnings on."""
+    import structlog
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
