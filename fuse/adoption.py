@@ -10,18 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
 from fuse.content import Content
 from fuse.contents import Contents
 from fuse.inodes import Inode, InodeTable
 from fuse.journal import Journal
 from fuse.leftover import Leftover
+from fuse.logs import log
 from fuse.records import JournalError
 from fuse.recovery import Report
 from fuse.volume import Attributes, Kind
-
-log = structlog.get_logger("fuse")
 
 
 class Adopted:

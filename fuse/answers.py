@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 import pyfuse3
-import structlog
 
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

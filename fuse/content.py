@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import structlog
 import trio
 
 from fuse import clock, unmade
@@ -28,6 +27,7 @@ from fuse.cache import MemoryCache
 from fuse.diskcache import DiskCache
 from fuse.errors import fail
 from fuse.journal import Entry, Journal
+from fuse.logs import log
 from fuse.pinned import Pinned
 from fuse.ranges import RangeSet
 from fuse.readahead import ReadAhead
@@ -35,8 +35,6 @@ from fuse.reader import Reader
 from fuse.records import Replay
 from fuse.staging import Stager, Staging
 from fuse.volume import Attributes, Changes, Kind, Staged, Volume
-
-log = structlog.get_logger("fuse")
 
 Result = TypeVar("Result")
 

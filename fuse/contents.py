@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-import structlog
 import trio
 
 from fuse.cache import MemoryCache
@@ -15,12 +14,11 @@ from fuse.errors import fail
 from fuse.inodes import Inode, InodeTable, is_directory
 from fuse.journal import Entry, Journal
 from fuse.leftover import Leftover
+from fuse.logs import log
 from fuse.namespace import Namespace
 from fuse.staging import Staging
 from fuse.unmade import RESERVE_AFTER
 from fuse.volume import Attributes, Changes, Volume
-
-log = structlog.get_logger("fuse")
 
 #: What a commit says when somebody else was first: it would say so for ever.
 CONFLICT = {errno.ESTALE, errno.EEXIST, errno.ENOENT}

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import structlog
 import trio
 
 from fuse.fields import Fault, Fields, record
-
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 VERSION = 1
 

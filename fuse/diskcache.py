@@ -21,16 +21,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-import structlog
 import trio
 
 from fuse import blockfile, packs
 from fuse.blockfile import CHUNK, Version
 from fuse.diskfigures import DiskStatistics
 from fuse.diskroom import Room
+from fuse.logs import log
 from fuse.packs import Packs
-
-log = structlog.get_logger("fuse")
 
 #: Bytes that may wait to be written; beyond that what was read is not kept.
 BACKLOG = 32 * 1024 * 1024

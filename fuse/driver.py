@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyfuse3
-import structlog
 import trio
 
 from fuse import control, kernel
@@ -22,6 +21,7 @@ from fuse.adoption import Adopted, adopt
 from fuse.blob.mount_options import apply as apply_mount_options
 from fuse.errors import MountError
 from fuse.filesystem import FileSystem
+from fuse.logs import log
 from fuse.opening import open_root
 from fuse.places import Places
 from fuse.recovery import Report, kept, recover
@@ -32,8 +32,6 @@ from fuse.volume import Attributes, Kind
 
 if TYPE_CHECKING:
     from fuse.blob.store import BlobStore
-
-log = structlog.get_logger("fuse")
 
 #: How often to look for data whose commit is due (seconds).
 COMMIT_TICK = 0.2

@@ -29,7 +29,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pyfuse3
-import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
@@ -46,14 +45,13 @@ from fuse.inodes import Inode, InodeTable, is_directory
 from fuse.interrupts import Interrupts, asks_only
 from fuse.journal import Journal
 from fuse.load import Meter
+from fuse.logs import log
 from fuse.namespace import Namespace
 from fuse.options import MountOptions
 from fuse.places import Places
 from fuse.readahead import ReadAhead, largest_window
 from fuse.renames import Renames, touch
 from fuse.volume import Attributes, Changes, Space, Volume
-
-log = structlog.get_logger("fuse")
 
 #: Bytes; beyond it EFBIG. What block blobs of 100 MiB blocks can hold, which Azure Files and the
 #: largest block blobs (190.7 TiB) also limit in practice: holes are stored as zeros.

@@ -25,9 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import structlog
-
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 #: Version of the format; another one is left alone.
 FORMAT: Final = 1

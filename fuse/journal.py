@@ -23,15 +23,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-import structlog
 import trio
 
 from fuse import records
 from fuse.errors import fail
+from fuse.logs import log
 from fuse.places import Places
 from fuse.volume import Attributes, Changes
-
-log = structlog.get_logger("fuse")
 
 LOCK = "lock"
 

@@ -9,11 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from fuse import connections, mountinfo
-
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 #: Read-ahead of the mount in KiB. With the kernel's own 128 KiB pyfuse3 sees requests of 128 KiB,
 #: two at a time; with this 1 MiB requests, eight at a time (docs/architecture.md).

@@ -7,12 +7,12 @@ module, forks, and only what it forked off goes on to import the driver.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from fuse import logs
 from fuse.errors import MountError
 
 #: Told once how the start went: ``state`` is ``mounted`` or ``failed``.
@@ -43,7 +43,7 @@ def run(instructions: bytes, say: Say) -> tuple[int, dict[str, str]]:
     except MountError as error:
         say({"state": "failed", "error": error.as_dict()})
         return 2, {}
-    log_to_stderr(driver.log_level)
+    logs.set_up(driver.log_level)
     try:
         with single_error():
             failures = trio.run(driver.run)
@@ -60,21 +60,3 @@ def announce(document: dict[str, Any]) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
-
-
-def log_to_stderr(level: str) -> None:
-    """JSON lines; the libraries' own chatter only from warnings on."""
-    import structlog
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-import structlog
 import trio
 
 from fuse.blockfile import Version
 from fuse.cache import AbandonedError, Extent, MemoryCache
 from fuse.diskcache import DiskCache, HangingError
+from fuse.logs import log
 from fuse.readahead import UNIT, WHOLE_FILE, ReadAhead
 from fuse.volume import Attributes, Volume
-
-log = structlog.get_logger("fuse")
 
 
 class Reader:

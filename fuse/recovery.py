@@ -19,17 +19,15 @@ from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import structlog
 import trio
 
 from fuse import records
 from fuse.errors import fail
 from fuse.journal import NEW, abandoned, hold, is_abandoned, keep
 from fuse.leftover import CUT_SHORT, Base, Leftover
+from fuse.logs import log
 from fuse.places import Places
 from fuse.volume import Volume
-
-log = structlog.get_logger("fuse")
 
 #: What a commit says when the file is no longer what was written over.
 _CONFLICT = {errno.ESTALE, errno.EEXIST, errno.ENOENT}

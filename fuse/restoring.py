@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from fuse import fields
 from fuse.errors import fail
 from fuse.fields import Fields
 from fuse.leftover import Leftover
+from fuse.logs import log
 from fuse.records import JournalError
 from fuse.recovery import held, kept
 from fuse.volume import Staged, Volume
-
-log = structlog.get_logger("fuse")
 
 #: Most bytes of a version in one answer.
 FETCH = 4 * 1024 * 1024

@@ -19,10 +19,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 
 from fuse.buffers import BufferBudget
+from fuse.logs import log
 from fuse.slabs import Slabs
 from fuse.volume import Attributes, Staged, Volume
 
@@ -42,8 +42,6 @@ BUFFERS = 64 * MIB
 
 #: Bytes of them that are kept for the next pieces, since fresh memory costs page faults.
 SPARE = 16 * MIB
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)

@@ -12,12 +12,9 @@ import hashlib
 import re
 from collections.abc import Collection
 
-import structlog
-
 from fuse.blob.connection import ProtocolError
 from fuse.blob.transport import Response
-
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 #: Whole blobs up to this size (bytes) are checked against their MD5: a fraction of a millisecond.
 LARGEST_CHECKED = 256 * 1024

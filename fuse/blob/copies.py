@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-import structlog
 import trio
 
 from fuse.blob import headers as properties
@@ -20,9 +19,8 @@ from fuse.blob import metadata as posix
 from fuse.blob.listing import Blob
 from fuse.blob.store import BlobStore
 from fuse.errors import fail
+from fuse.logs import log
 from fuse.volume import Attributes
-
-log = structlog.get_logger("fuse")
 
 #: How often to look whether a copy has ended (seconds): at first, and at most.
 FIRST_LOOK = 0.05

@@ -16,18 +16,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-import structlog
 import trio
 
 from fuse.blob.errors import first_line, store_error
 from fuse.blob.retrying import Failure
 from fuse.blob.signing import Signer
 from fuse.errors import MountError
+from fuse.logs import log
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential
-
-log = structlog.get_logger("fuse")
 
 #: What a token for blobs is asked for, in every cloud.
 SCOPE = "https://storage.azure.com/.default"

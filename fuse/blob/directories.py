@@ -13,17 +13,14 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-import structlog
-
 from fuse.blob import metadata as posix
 from fuse.blob import names
 from fuse.blob.copies import IF_FREE, Copies
 from fuse.blob.listing import Blob, Listing
 from fuse.blob.upload import Uploads
 from fuse.errors import fail
+from fuse.logs import log
 from fuse.volume import Attributes, Changes, Entry, Kind
-
-log = structlog.get_logger("fuse")
 
 #: Directories whose marker or number of entries is remembered.
 REMEMBERED = 50_000

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-import structlog
 import trio
 
 from fuse.blob import headers as properties
@@ -20,9 +19,8 @@ from fuse.blob.listing import Blob
 from fuse.blob.unsettled import Unsettled
 from fuse.errors import fail
 from fuse.intents import Intent, Intents
+from fuse.logs import log
 from fuse.volume import Attributes
-
-log = structlog.get_logger("fuse")
 
 #: The kind of its intents.
 KIND: Final = "move"

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
 import trio
 
 from fuse.blob.copies import IF_FREE, Copies, Head
@@ -20,9 +19,8 @@ from fuse.blob.trees import Trees
 from fuse.blob.unsettled import Unsettled, names_of
 from fuse.errors import fail
 from fuse.intents import Intent, Intents
+from fuse.logs import log
 from fuse.volume import Kind
-
-log = structlog.get_logger("fuse")
 
 _EXCHANGE: Final = "exchange"
 _EXCHANGE_TREES: Final = "exchange-trees"

@@ -15,14 +15,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-import structlog
 import tenacity
 import trio
 
 from fuse.blob import errors
 from fuse.blob.errors import StoreError
-
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 Result = TypeVar("Result")
 

@@ -17,7 +17,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import structlog
 import trio
 
 from fuse.blob import names
@@ -27,11 +26,10 @@ from fuse.blob.unsettled import Undertaking, Unsettled
 from fuse.errors import fail
 from fuse.groups import single_error
 from fuse.intents import Intent
+from fuse.logs import log
 from fuse.volume import Kind
 
 Item = TypeVar("Item")
-
-log = structlog.get_logger("fuse")
 
 #: The kind of its intents.
 KIND: Final = "rename"

@@ -16,13 +16,11 @@ from contextlib import asynccontextmanager
 from math import inf
 from typing import Any, Final
 
-import structlog
 import trio
 
 from fuse.errors import fail
 from fuse.intents import Intent, Intents
-
-log = structlog.get_logger("fuse")
+from fuse.logs import log
 
 #: Seconds until another try: the first time, and at most. Who asks for a name waits for no more
 #: tries than one per FIRST_RETRY.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fuse import program
+from fuse import logs, program
 from fuse.errors import MountError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _once(command: Callable[[VolumeSpec], Awaitable[None]]) -> None:
     from fuse.groups import single_error
     from fuse.spec import parse
 
-    program.log_to_stderr("info")
+    logs.set_up("info")
 
     async def bounded() -> None:
         with trio.fail_after(PATIENCE):

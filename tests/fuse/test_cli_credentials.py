@@ -256,8 +256,8 @@ def test_the_driver_s_environment_has_no_secrets():
         "from fuse import process\n"
         "from fuse.cli.credentials import SECRET_VARIABLES\n"
         "process.forget(SECRET_VARIABLES)\n"
-        "print(*sorted(os.environ))\n"
-        "os.execv('/bin/cat', ['cat', f'/proc/self/environ']) if os.fork() == 0 else os.wait()\n"
+        "print(*sorted(os.environ), flush=True)\n"
+        "os.execv('/bin/cat', ['cat', '/proc/self/environ']) if os.fork() == 0 else os.wait()\n"
         "print(open('/proc/self/environ').read())\n"
     )
     done = subprocess.run(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import structlog
-
 from fuse.journal import Journal
 from fuse.places import Places
 from tests.fuse.memory_volume import MemoryVolume
+from tests.support.logs import captured
 
 
 async def test_an_entry_that_is_committed_while_its_name_is_synced(tmp_path, monkeypatch):
@@ -20,7 +19,7 @@ async def test_an_entry_that_is_committed_while_its_name_is_synced(tmp_path, mon
         entry.close()
 
     monkeypatch.setattr(journal, "sync_names", committed)
-    with structlog.testing.capture_logs() as said:
+    with captured() as said:
         await journal.sync()
     assert said == [], "there is nothing to report"
     journal.close()

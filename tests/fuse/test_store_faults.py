@@ -7,13 +7,13 @@ import errno
 import uuid
 
 import pytest
-import structlog
 import trio
 
 from fuse.blob import retrying
 from fuse.blob.store import BlobStore
 from tests.support import fault_proxy as faults
 from tests.support.fault_proxy import FaultProxy
+from tests.support.logs import captured
 
 pytestmark = pytest.mark.integration
 
@@ -231,7 +231,7 @@ async def test_what_does_not_pass_is_an_errno_counted_and_logged_once(
     async with opened(storage, proxy, blob_container, deadline=2) as store:
         etag = await put(store)
         proxy.always(fault, method="GET", match="/blob")
-        with structlog.testing.capture_logs() as lines, pytest.raises(OSError) as caught:
+        with captured() as lines, pytest.raises(OSError) as caught:
             await get(store, etag)
         assert caught.value.errno == number
         assert store.counters["errors"] == store.counters[f"errors_{kind}"] == 1
@@ -244,7 +244,7 @@ async def test_what_does_not_pass_is_an_errno_counted_and_logged_once(
 
 async def test_a_name_that_is_not_there_is_no_fault(storage, proxy, blob_container):
     async with opened(storage, proxy, blob_container) as store:
-        with structlog.testing.capture_logs() as lines, pytest.raises(FileNotFoundError):
+        with captured() as lines, pytest.raises(FileNotFoundError):
             await store.head("missing")
         assert store.counters["errors"] == 0
         assert not lines
