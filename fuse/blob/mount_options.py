@@ -6,7 +6,6 @@ warned of; one that is not known is refused, with the name that was probably mea
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -188,6 +187,8 @@ def _kernel_list(text: str, request: _Request) -> None:
 def _known(name: str, written: str, table: Mapping[str, Option], prefix: str) -> Option:
     if name in table:
         return table[name]
+    import difflib  # for a mistake only
+
     everything = {
         **{f"--{other}": other for other in LONG},
         **{f"-o {other}": other for other in KERNEL},

@@ -13,14 +13,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import tenacity
 import trio
 
 from fuse.blob import errors
 from fuse.blob.errors import StoreError
 from fuse.logs import log
+
+if TYPE_CHECKING:
+    import tenacity
 
 Result = TypeVar("Result")
 
@@ -186,6 +188,8 @@ class Retrier:
             return await one()  # nearly always; tenacity takes longer than a small request
         except Failure as failure:
             first: Failure | None = failure
+        # Imported for the first failure: a mount comes up without it.
+        import tenacity
 
         async def another() -> Result:
             nonlocal first
@@ -251,6 +255,8 @@ async def _bounded(
 
 def _pause(state: tenacity.RetryCallState, patience: Patience) -> float:
     """Full jitter: anything up to the exponential pause; at least what the service asked for."""
+    import tenacity
+
     failure = state.outcome.exception() if state.outcome else None
     asked = failure.retry_after if isinstance(failure, Failure) else None
     jitter = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)(state)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import ssl
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -148,6 +148,10 @@ def _context(ca_bundle: Path | None) -> ssl.SSLContext:
 def _environment_proxy(endpoint: str) -> str | None:
     parts = urlsplit(endpoint)
     host = parts.hostname or ""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None  # and urllib.request need not be imported
+    import urllib.request
+
     if _is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
         return None
     known = urllib.request.getproxies_environment()
