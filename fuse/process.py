@@ -65,7 +65,11 @@ def detach(*, stdout: int, stderr: int) -> None:
 
 
 def end(status: int) -> NoReturn:
-    """End a process that was forked off, without what its parent registered for its own end."""
+    """End the process at once, with what was written to its streams.
+
+    For one that was forked off: what its parent registered for its own end is not to be done twice.
+    And for one that somebody waits for: the interpreter takes longer to clean up than to start.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

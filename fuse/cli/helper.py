@@ -198,7 +198,7 @@ def main(kind: target.Kind, arguments: Sequence[str]) -> NoReturn:
             raise
         report(MountError("InternalError", f"{type(error).__name__}: {error}", "BATCHAI_DEBUG=1"))
         sys.exit(INTERNAL)
-    sys.exit(0)
+    process.end(0)
 
 
 def mount(kind: target.Kind, call: Call) -> None:

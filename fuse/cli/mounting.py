@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from fuse import process
 from fuse.cli import credentials, directories, document, launch, target
 from fuse.cli.errors import usage, warn
 
@@ -196,6 +197,7 @@ def _mount(kind: target.Kind, text: str, directory: Path, given: dict[str, Any])
     answer = launch.start(instructions, Path(os.path.abspath(log)), timeout=given["timeout"])  # noqa: PTH100
     for warning in answer.get("warnings", []):
         warn(warning)
+    process.end(0)
 
 
 def _joined(given: dict[str, Any]) -> str:
