@@ -106,7 +106,7 @@ def test_a_peer_may_go_into_the_background(workbench):
     ):
         assert (mounted.path / "a").read_bytes() == b"abc"
         assert len(mounted.pids) == 1
-        assert b"fuse.main" in Path(f"/proc/{mounted.pids[0]}/cmdline").read_bytes()
+        assert b"batchai-mount" in Path(f"/proc/{mounted.pids[0]}/cmdline").read_bytes()
 
 
 def test_wrong_bytes_are_seen(tmp_path):
