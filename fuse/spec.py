@@ -25,7 +25,8 @@ _NAME = fields.text(least=1)
 _MODE = fields.text(pattern="0?[0-7]{3}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Nobody compares these, and each method that dataclass makes is compiled at every start.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Identity:
     """An identity of Microsoft Entra ID.
 
@@ -78,7 +79,7 @@ class Identity:
         return identity
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Credential:
     """How to prove who we are: exactly one of these.
 
@@ -122,7 +123,7 @@ class Credential:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NewCredential:
     """Arguments of the control operation ``credential``."""
 
@@ -138,7 +139,7 @@ class NewCredential:
         return cls(credential=given.must("credential", fields.record(Credential.read)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Common:
     id: str = "manual"
     account: str
@@ -180,7 +181,7 @@ class _Common:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BlobSpec(_Common):
     """A container.
 
@@ -231,7 +232,7 @@ class BlobSpec(_Common):
         return f"{self.account}/{self.container}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ShareSpec(_Common):
     """A file share; ``endpoint`` is ``host:port``."""
 
