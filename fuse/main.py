@@ -1,6 +1,7 @@
 """The command ``batchai-mount``.
 
-The driver itself is its subcommand ``run``; the others start, ask and end drivers.
+``blob`` and ``share`` leave a driver behind in the background, ``run`` is one; the others ask and
+end drivers.
 """
 
 # ruff: noqa: D301 (\b is an escape: click's mark for "leave these lines as they are")
