@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Final
 
 import pyfuse3
-import structlog
 import trio
 
 from fuse import messages
@@ -35,9 +34,8 @@ from fuse.filesystem import FileSystem
 from fuse.handles import FileHandle
 from fuse.immediate import Immediate
 from fuse.interrupts import Waiting
+from fuse.logs import log
 from fuse.messages import Limits
-
-log = structlog.get_logger("fuse")
 
 #: Bytes of a message at most: a write of 1 MiB with its header, in whole pages. The kernel refuses
 #: to be read with less than what was agreed on with it (libfuse's 256 pages).

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from fuse import binding, logs
+from fuse import logs
 from fuse.errors import MountError
 
 #: Told once how the start went: ``state`` is ``mounted`` or ``failed``.
@@ -33,7 +33,6 @@ def run(instructions: bytes, say: Say) -> tuple[int, dict[str, str]]:
     # What a start makes, most of it by importing, is no garbage: looking for that takes a tenth
     # of the time.
     gc.disable()
-    binding.load()
     import trio
 
     from fuse.driver import Driver

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import httptools
-import structlog
 import trio
 
 from fuse.blob import checks
@@ -26,9 +25,8 @@ from fuse.blob.credentials import Keyring
 from fuse.blob.requests import Request, new_id, signed
 from fuse.blob.responses import Head, Response
 from fuse.blob.transport import Pool
+from fuse.logs import log
 from fuse.volume import Progress
-
-log = structlog.get_logger("fuse")
 
 #: Seconds in which a part of an answer has to come (LEAST_PROGRESS bytes, or what is left of it).
 PATIENCE = 5.0

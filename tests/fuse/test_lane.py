@@ -221,7 +221,7 @@ async def test_a_defect_is_an_error_of_its_request_alone(ends, volume, monkeypat
     monkeypatch.setattr(ends.filesystem.names, "settled", lambda node: 1 // 0)
     await ends.ask(messages.GETATTR, 1, bytes(16), inode)
     assert (await ends.answer())[:2] == (1, errno.EIO)
-    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert "ZeroDivisionError" in capsys.readouterr().err
     await ends.ask(messages.LOOKUP, 2, b"f\0")
     assert (await ends.answer())[:2] == (2, 0)
 
