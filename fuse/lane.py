@@ -41,6 +41,12 @@ from fuse.messages import Limits
 #: to be read with less than what was agreed on with it (libfuse's 256 pages).
 LARGEST: Final = (1 << 20) + 4096
 
+#: Bytes of a listing at most, whatever a program has room for, and of all that pyfuse3 has to
+#: answer: what does not fit into the socket would keep it waiting, and with it the task that
+#: empties it. An unprivileged process gets less, as net.core.wmem_max says.
+_LISTING: Final = 128 * 1024
+_LISTINGS: Final = 64 * _LISTING
+
 #: Buffers for messages that are kept, where writes wait.
 _SPARE: Final = 8
 
@@ -55,6 +61,9 @@ _NOT_WANTED: Final = {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}
 
 _DEVICE: Final = "/dev/fuse"
 
+# <asm-generic/socket.h>
+_SO_SNDBUFFORCE: Final = 32
+
 _Handler = Callable[[int, int, memoryview], bool]
 
 
@@ -66,10 +75,11 @@ def opened(filesystem: FileSystem, limits: Limits) -> Iterator[Lane]:
     os.set_blocking(device, False)
     ours, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, end:
+        room = _enlarged(end)
         os.dup2(end.fileno(), theirs, inheritable=False)
         ours.setblocking(False)
         try:
-            yield Lane(filesystem, device, ours, limits)
+            yield Lane(filesystem, device, ours, limits, room)
         finally:
             os.close(device)
 
@@ -82,6 +92,7 @@ class Lane:
         device: The kernel's, non-blocking.
         pyfuse: The socket that leads to pyfuse3, non-blocking.
         limits: What the kernel is told besides what pyfuse3 says.
+        room: Bytes of large answers that fit into the socket.
 
     Attributes:
         answered: Requests that were answered here.
@@ -89,7 +100,12 @@ class Lane:
     """
 
     def __init__(
-        self, filesystem: FileSystem, device: int, pyfuse: socket.socket, limits: Limits
+        self,
+        filesystem: FileSystem,
+        device: int,
+        pyfuse: socket.socket,
+        limits: Limits,
+        room: int = _LISTINGS,
     ) -> None:
         self.answered = 0
         self.passed_on = 0
@@ -99,6 +115,9 @@ class Lane:
         self._pyfuse = pyfuse
         self._limits = limits
         self._greeting: int | None = None
+        self._room = room
+        self._large: dict[int, int] = {}  # what pyfuse3 has to answer at length, and its bytes
+        self._answered_one = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._buffers = [bytearray(LARGEST)]
         self._waiting: set[int] = set()
@@ -156,7 +175,7 @@ class Lane:
             except OSError as error:
                 if error.errno in _CALLED_BACK:
                     continue
-                if error.errno == errno.ENODEV:  # unmounted
+                if error.errno in {errno.ENODEV, errno.ECONNABORTED}:  # unmounted, aborted
                     return
                 raise
             _, opcode, unique, inode, _, _, pid = header.unpack_from(buffer)
@@ -175,6 +194,11 @@ class Lane:
                 if handler is None or not self._answered(handler, unique, inode, body):
                     if opcode == messages.INIT:
                         self._greeting = unique
+                    elif opcode in {messages.READDIRPLUS, messages.READDIR}:
+                        size = messages.limit_size(body, min(_LISTING, self._room))
+                        await self._make_room(unique, size)
+                    elif opcode in {messages.GETXATTR, messages.LISTXATTR}:
+                        await self._make_room(unique, *messages.GETXATTR_IN.unpack_from(body))
                     await self._pass_on(view[:length])
             in_a_row += 1
             if in_a_row == _IN_A_ROW:
@@ -362,6 +386,13 @@ class Lane:
             else:
                 return
 
+    async def _make_room(self, unique: int, size: int) -> None:
+        """Wait until there will be room for a large answer."""
+        while self._large and sum(self._large.values()) + size > self._room:
+            self._answered_one = trio.Event()
+            await self._answered_one.wait()
+        self._large[unique] = size
+
     async def _bring_back(self) -> None:
         """Hand pyfuse3's answers to the kernel."""
         buffer = bytearray(LARGEST)
@@ -375,11 +406,12 @@ class Lane:
             if not length:  # pyfuse3 has closed its end
                 return
             answer = view[:length]
-            if self._greeting is not None:
-                _, _, unique = messages.REPLY.unpack_from(answer)
-                if unique == self._greeting:
-                    messages.set_limits(answer, self._limits)
-                    self._greeting = None
+            _, _, unique = messages.REPLY.unpack_from(answer)
+            if self._large.pop(unique, None) is not None:
+                self._answered_one.set()
+            elif unique == self._greeting:
+                messages.set_limits(answer, self._limits)
+                self._greeting = None
             self._send(answer)
 
     def _reply(self, answer: bytes) -> None:
@@ -434,6 +466,16 @@ class _Read:
         self.answered = True
         self._lane.end_wait(*self._arguments[:2], self.watched)
         self._lane.interrupted(self._arguments[0])
+
+
+def _enlarged(end: socket.socket) -> int:
+    """Make the socket's buffer as large as it may be; how many bytes of large answers fit."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * _LISTINGS)
+    except PermissionError:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _LISTINGS)
+    # The kernel counts what it holds a message in, too, and small answers want a place (socket(7)).
+    return min(_LISTINGS, end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4)
 
 
 def _device() -> int:

@@ -6,6 +6,7 @@ All numbers are in the machine's byte order, and structures have no padding beyo
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,11 +26,15 @@ READ: Final = 15
 WRITE: Final = 16
 RELEASE: Final = 18
 FSYNC: Final = 20
+GETXATTR: Final = 22
+LISTXATTR: Final = 23
 FLUSH: Final = 25
 INIT: Final = 26
+READDIR: Final = 28
 INTERRUPT: Final = 36
 IOCTL: Final = 39
 BATCH_FORGET: Final = 42
+READDIRPLUS: Final = 44
 
 #: What changes something: SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE,
 #: SETXATTR, REMOVEXATTR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE, TMPFILE.
@@ -46,10 +51,14 @@ OPEN_IN: Final = struct.Struct("=I4x")  # flags [open_flags]
 READ_IN: Final = struct.Struct("=QQI20x")  # fh, offset, size [read_flags, lock_owner, flags]
 WRITE_IN: Final = struct.Struct("=QQI20x")  # fh, offset, size [write_flags, lock_owner, flags]
 HANDLE_IN: Final = struct.Struct("=Q")  # fh, which release and flush begin with
+GETXATTR_IN: Final = struct.Struct("=I4x")  # size
 INTERRUPT_IN: Final = struct.Struct("=Q")  # unique
 
 #: struct fuse_out_header: len, error (0 or a negative errno), unique.
 REPLY: Final = struct.Struct("=IiQ")
+
+#: Where the size is in the body of a listing, which is a struct fuse_read_in, too.
+_SIZE: Final = struct.Struct("=16xI")
 
 # The header and what follows it, in one piece.
 _TIMES: Final = "QQQqqqIIIIIIIIII"  # struct fuse_attr
@@ -113,6 +122,14 @@ def written(unique: int, count: int) -> bytes:
 def done(unique: int, error: int = 0) -> bytes:
     """The answer of a request that has no other: success, or an errno."""
     return REPLY.pack(REPLY.size, -error, unique)
+
+
+def limit_size(body: memoryview, most: int) -> int:
+    """Have a listing answered with no more than so many bytes; how many it may have then."""
+    (size,) = _SIZE.unpack_from(body)
+    if size > most:
+        body[16:20] = most.to_bytes(4, sys.byteorder)
+    return min(int(size), most)
 
 
 def set_limits(answer: bytearray | memoryview, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -62,6 +63,12 @@ async def volume():
 
 @pytest.fixture
 async def ends(nursery, tmp_path, volume):
+    async with made(nursery, tmp_path, volume) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def made(nursery, tmp_path, volume, **settings):
     options = MountOptions(mountpoint=tmp_path, cache_directory=tmp_path)
     filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), options, nursery)
     filesystem.inodes.root.expires = float("inf")
@@ -69,7 +76,7 @@ async def ends(nursery, tmp_path, volume):
     (kernel, device), (pyfuse, inner) = pairs
     for one in (device, inner):
         one.setblocking(False)
-    lane = Lane(filesystem, device.fileno(), inner, LIMITS)
+    lane = Lane(filesystem, device.fileno(), inner, LIMITS, **settings)
     nursery.start_soon(lane.serve)
     yield Ends(
         lane, filesystem, trio.socket.from_stdlib_socket(kernel),
@@ -148,6 +155,28 @@ async def test_a_large_backlog_waits_for_pyfuse3(ends):
         await trio.sleep(0.05)
         for number in range(count):
             assert HEADER.unpack_from(await ends.passed_on())[2] == number
+
+
+async def test_listings_never_overflow_the_socket(nursery, tmp_path, volume):
+    """It would be full of answers whose reader waits for the one who fills it."""
+    async with made(nursery, tmp_path, volume, room=100_000) as ends:
+        for number in range(1, 6):
+            await ends.ask(messages.READDIRPLUS, number, read_body(7, 0, 40_000))
+        first, second = [await ends.passed_on() for _ in range(2)]
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
+            await ends.pyfuse.recv(100)
+        await ends.pyfuse.send(REPLY.pack(16, 0, HEADER.unpack_from(second)[2]))
+        assert HEADER.unpack_from(await ends.passed_on())[2] == 3
+        await ends.pyfuse.send(REPLY.pack(16, 0, HEADER.unpack_from(first)[2]))
+        assert HEADER.unpack_from(await ends.passed_on())[2] == 4
+        # One that is larger than all there is gets what there is.
+        for number in (3, 4):
+            await ends.pyfuse.send(REPLY.pack(16, 0, number))
+        assert HEADER.unpack_from(await ends.passed_on())[2] == 5
+        await ends.pyfuse.send(REPLY.pack(16, 0, 5))
+        await ends.ask(messages.READDIRPLUS, 6, read_body(7, 3, 1 << 20))
+        assert (await ends.passed_on())[HEADER.size :] == read_body(7, 3, 100_000)
 
 
 async def test_what_takes_a_while_is_pyfuse3s(ends, volume):
@@ -321,13 +350,14 @@ _STRUCTURES = {
     "fuse_read_in": messages.READ_IN,
     "fuse_write_in": messages.WRITE_IN,
     "fuse_interrupt_in": messages.INTERRUPT_IN,
+    "fuse_getxattr_in": messages.GETXATTR_IN,
 }
 
 
 def test_structures_and_numbers_are_the_kernels(tmp_path):
     """As the C compiler lays out <linux/fuse.h>."""
     names = "LOOKUP FORGET GETATTR OPEN READ WRITE RELEASE FLUSH INIT INTERRUPT BATCH_FORGET"
-    names = f"{names} FSYNC IOCTL".split(" ")
+    names = f"{names} FSYNC IOCTL READDIR READDIRPLUS GETXATTR LISTXATTR".split(" ")
     changes = "SETATTR SYMLINK MKNOD MKDIR UNLINK RMDIR RENAME LINK WRITE SETXATTR REMOVEXATTR"
     changes = f"{changes} CREATE FALLOCATE RENAME2 COPY_FILE_RANGE TMPFILE".split(" ")
     source = tmp_path / "sizes.c"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import threading
 
 import pytest
 
 from tests.fuse.tree_driver import tree_mount
+
+#: Of x86-64.
+_GETDENTS64 = 217
 
 pytestmark = pytest.mark.integration
 
@@ -89,3 +94,32 @@ def test_the_same_bytes_under_a_new_version_stay_in_the_page_cache(mounted):
     before = mounted.requests()
     assert len((mounted.path / "g").read_bytes()) == 100_000
     assert spent(mounted, before, "read") == 0
+
+
+def test_many_large_listings_at_once(short_path):
+    """Each with more room than a message of the driver's may have."""
+    count = 3000
+    with tree_mount(short_path, timeout=60) as mounted:
+        (mounted.path / "d").mkdir()
+        mounted.ask("fill", "d", count)
+        found = []
+
+        def names():
+            libc = ctypes.CDLL(None, use_errno=True)
+            descriptor = os.open(mounted.path / "d", os.O_RDONLY | os.O_DIRECTORY)
+            buffer = ctypes.create_string_buffer(1 << 20)
+            total = 0
+            while (filled := libc.syscall(_GETDENTS64, descriptor, buffer, len(buffer))) > 0:
+                position = 0
+                while position < filled:  # struct linux_dirent64: d_reclen is behind 16 bytes
+                    position += int.from_bytes(buffer[position + 16 : position + 18], "little")
+                    total += 1
+            os.close(descriptor)
+            found.append(total)
+
+        threads = [threading.Thread(target=names, daemon=True) for _ in range(60)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found == [count + 2] * len(threads)
