@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,9 @@ _DEVICE: Final = "/dev/fuse"
 _SO_SNDBUFFORCE: Final = 32
 
 _Handler = Callable[[int, int, memoryview], bool]
+
+#: A request's number, the room that its answer may take, and its message.
+_Held = tuple[int, int, bytes]
 
 
 @contextmanager
@@ -118,6 +122,8 @@ class Lane:
         self._room = room
         self._large: dict[int, int] = {}  # what pyfuse3 has to answer at length, and its bytes
         self._answered_one = trio.Event()
+        self._held: deque[_Held] = deque()  # what there is no room for yet
+        self._held_one = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._buffers = [bytearray(LARGEST)]
         self._waiting: set[int] = set()
@@ -155,6 +161,7 @@ class Lane:
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._bring_back)
+                self._nursery.start_soon(self._hand_over_held)
                 await self._receive(self._nursery)
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -188,18 +195,11 @@ class Lane:
                 view = memoryview(buffer)
             elif opcode == messages.OPEN:
                 if not self._open(unique, inode, body, pid):
-                    await self._pass_on(view[:length])
+                    self._pass_on(unique, opcode, view[:length])
             else:
                 handler = handlers.get(opcode)
                 if handler is None or not self._answered(handler, unique, inode, body):
-                    if opcode == messages.INIT:
-                        self._greeting = unique
-                    elif opcode in {messages.READDIRPLUS, messages.READDIR}:
-                        size = messages.limit_size(body, min(_LISTING, self._room))
-                        await self._make_room(unique, size)
-                    elif opcode in {messages.GETXATTR, messages.LISTXATTR}:
-                        await self._make_room(unique, *messages.GETXATTR_IN.unpack_from(body))
-                    await self._pass_on(view[:length])
+                    self._pass_on(unique, opcode, view[:length])
             in_a_row += 1
             if in_a_row == _IN_A_ROW:
                 in_a_row = 0
@@ -375,23 +375,49 @@ class Lane:
 
     # -- to and fro -------------------------------------------------------------------------------
 
-    async def _pass_on(self, message: memoryview) -> None:
-        """Hand a request to pyfuse3, as soon as there is room in the socket."""
+    def _pass_on(self, unique: int, opcode: int, message: memoryview) -> None:
+        """Hand a request to pyfuse3, at once or as soon as there is room for it."""
         self.passed_on += 1
-        while True:
-            try:
-                self._pyfuse.send(message)
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._pyfuse)
-            else:
-                return
+        body = message[messages.HEADER.size :]
+        size = 0
+        if opcode in {messages.READDIRPLUS, messages.READDIR}:
+            size = messages.limit_size(body, min(_LISTING, self._room))
+        elif opcode in {messages.GETXATTR, messages.LISTXATTR}:
+            (size,) = messages.GETXATTR_IN.unpack_from(body)
+        elif opcode == messages.INIT:
+            self._greeting = unique
+        socket_is_full = bool(self._held) and self._fits(self._held[0][1])
+        if socket_is_full or not (self._fits(size) and self._hand_over(unique, size, message)):
+            self._held.append((unique, size, bytes(message)))
+            self._held_one.set()
 
-    async def _make_room(self, unique: int, size: int) -> None:
-        """Wait until there will be room for a large answer."""
-        while self._large and sum(self._large.values()) + size > self._room:
-            self._answered_one = trio.Event()
-            await self._answered_one.wait()
-        self._large[unique] = size
+    def _fits(self, size: int) -> bool:
+        """Whether there will be room for an answer of that size."""
+        return not (size and self._large) or sum(self._large.values()) + size <= self._room
+
+    def _hand_over(self, unique: int, size: int, message: bytes | memoryview) -> bool:
+        """Send a request on, if there is room for it."""
+        try:
+            self._pyfuse.send(message)
+        except BlockingIOError:
+            return False
+        if size:
+            self._large[unique] = size
+        return True
+
+    async def _hand_over_held(self) -> None:
+        """Send on what had to wait; others overtake what waits for room for its answer."""
+        while True:
+            while not self._held:
+                self._held_one = trio.Event()
+                await self._held_one.wait()
+            unique, size, message = self._held[0]
+            while not self._fits(size):
+                self._answered_one = trio.Event()
+                await self._answered_one.wait()
+            while not self._hand_over(unique, size, message):
+                await trio.lowlevel.wait_writable(self._pyfuse)
+            self._held.popleft()
 
     async def _bring_back(self) -> None:
         """Hand pyfuse3's answers to the kernel."""

@@ -170,6 +170,9 @@ async def test_listings_never_overflow_the_socket(nursery, tmp_path, volume):
         assert HEADER.unpack_from(await ends.passed_on())[2] == 3
         await ends.pyfuse.send(REPLY.pack(16, 0, HEADER.unpack_from(first)[2]))
         assert HEADER.unpack_from(await ends.passed_on())[2] == 4
+        # Whoever needs no room is not kept waiting; there is none for the fifth yet.
+        sent = await ends.ask(OTHER, 77, b"name\0")
+        assert await ends.passed_on() == sent
         # One that is larger than all there is gets what there is.
         for number in (3, 4):
             await ends.pyfuse.send(REPLY.pack(16, 0, number))
