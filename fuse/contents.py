@@ -67,6 +67,7 @@ class Contents:
         self._staging = Staging(volume, nursery)
         #: Nodes that have a content: looking through all inodes takes too long to do it often.
         self._nodes: dict[Inode, None] = {}
+        self._made_one = trio.Event()
         self.conflicts = 0
 
     def statistics(self) -> dict[str, int | float]:
@@ -343,8 +344,15 @@ class Contents:
                         reason=error.strerror or str(error),
                     )
 
+    async def in_use(self) -> None:
+        """Wait until there is a content: without one nothing can be due."""
+        while not self._nodes:
+            self._made_one = trio.Event()
+            await self._made_one.wait()
+
     def _make(self, node: Inode, base: Attributes) -> Content:
         self._nodes[node] = None
+        self._made_one.set()
         return Content(
             self._volume,
             node.path,

@@ -155,7 +155,8 @@ class Driver:
             self._mount(filesystem)
             async with self._published():
                 nursery.start_soon(self._watch_signals)
-                nursery.start_soon(self._commit_when_due)
+                if not self._options.read_only:
+                    nursery.start_soon(self._commit_when_due)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(self._serve, filesystem)
                     if self._socket is not None:
@@ -283,9 +284,11 @@ class Driver:
 
     async def _commit_when_due(self) -> None:
         assert self._filesystem is not None
+        contents = self._filesystem.contents
         while True:
+            await contents.in_use()
             await trio.sleep(COMMIT_TICK)
-            await self._filesystem.contents.commit_stale()
+            await contents.commit_stale()
 
     # -- control ------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Interrupts:
         self.interrupted = 0
         self._proc = proc
         self._requests: set[Waiting] = set()
+        self._one = trio.Event()
 
     @contextmanager
     def watched(self, pid: int) -> Iterator[None]:
@@ -79,6 +80,8 @@ class Interrupts:
     def add(self, pid: int, give_up: Callable[[], None]) -> Waiting:
         """Look after a request of thread ``pid``; ``give_up`` is called, once, if it is to end."""
         request = Waiting(pid, trio.current_time(), give_up)
+        if not self._requests:
+            self._one.set()
         self._requests.add(request)
         return request
 
@@ -87,8 +90,11 @@ class Interrupts:
         self._requests.discard(request)
 
     async def watch(self) -> None:
-        """Look after the requests until cancelled."""
+        """Look after the requests until cancelled; sleep while there are none."""
         while True:
+            if not self._requests:
+                self._one = trio.Event()
+                await self._one.wait()
             await trio.sleep(INTERVAL)
             now = trio.current_time()
             for request in list(self._requests):

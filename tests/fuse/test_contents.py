@@ -83,3 +83,15 @@ async def test_a_truncation_that_failed_is_not_made_up_for_at_the_next_mount(tmp
     volume.failing = None
     await recover(volume, Places(tmp_path, volume.identity))
     assert volume.files["f"] == b"0123456789", "truncate(2) said EIO; the file was emptied later"
+
+
+async def test_nothing_is_due_before_there_is_a_content(tmp_path):
+    volume = MemoryVolume()
+    volume.files["f"], volume.versions["f"] = b"x", "1"
+    async with mount(volume, tmp_path) as (contents, inodes, _), trio.open_nursery() as nursery:
+        nursery.start_soon(contents.in_use)
+        await trio.testing.wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        contents.current(node_of(volume, inodes))
+        with trio.fail_after(1):
+            await contents.in_use()

@@ -95,3 +95,13 @@ async def test_an_outer_cancellation_is_no_interrupt():
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert interrupts.interrupted == 0
+
+
+async def test_nothing_wakes_up_while_nobody_waits(nursery):
+    interrupts = Interrupts()
+    nursery.start_soon(interrupts.watch)
+    await trio.testing.wait_all_tasks_blocked()
+    assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1000
+    with interrupts.watched(0):
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline <= INTERVAL
