@@ -210,7 +210,9 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Create a directory."""
         async with self._making(parent_inode, name) as (parent, text):
             made = await self.volume.make_directory(
-                parent.child_path(text), creation.directory(parent, mode, ctx, self.options)
+                parent.child_path(text),
+                creation.directory(parent, mode, ctx, self.options),
+                free=parent.names.absent(text, trio.current_time()),
             )
             node = self._born(parent, text, made)
             self.names.empty(node)

@@ -133,9 +133,11 @@ class Subtree:
         """As of the whole volume."""
         return await self._whole.set_attributes(self._at(path), attributes, changes)
 
-    async def make_directory(self, path: str, changes: Changes) -> Attributes:
-        """As of the whole volume."""
-        return await self._whole.make_directory(self._at(path), changes)
+    async def make_directory(
+        self, path: str, changes: Changes, *, free: bool = False
+    ) -> Attributes:
+        """As the whole volume."""
+        return await self._whole.make_directory(self._at(path), changes, free=free)
 
     async def remove_directory(self, path: str) -> None:
         """As of the whole volume."""

@@ -286,8 +286,14 @@ class Volume(Protocol):
         """Apply mode, owner and times. What the store cannot keep is accepted and forgotten."""
         ...
 
-    async def make_directory(self, path: str, changes: Changes) -> Attributes:
-        """Create a directory with these attributes. EEXIST, ENOENT when the parent is missing."""
+    async def make_directory(
+        self, path: str, changes: Changes, *, free: bool = False
+    ) -> Attributes:
+        """Create a directory with these attributes. EEXIST, ENOENT when the parent is missing.
+
+        With ``free`` it is believed that the parent is there and has nothing of the name: what
+        asking anew would find need not be found. Of two who make it at once one gets EEXIST still.
+        """
         ...
 
     async def remove_directory(self, path: str) -> None:

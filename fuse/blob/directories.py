@@ -127,11 +127,18 @@ class Directories:
         """A marker was seen: its directory stays without entries."""
         self._remembered.marked(name, etag)
 
-    async def make(self, path: str, name: str, changes: Changes) -> Attributes:
-        """Make a directory. EEXIST, ENOENT when the one it is in is not there."""
-        if await self.exists(f"{name}/"):
-            fail(errno.EEXIST, path)
-        await self._check_parent(path, name)
+    async def make(
+        self, path: str, name: str, changes: Changes, *, free: bool = False
+    ) -> Attributes:
+        """Make a directory. EEXIST, ENOENT when the one it is in is not there.
+
+        With ``free`` a marker takes the name, and nothing is asked: neither whether somebody has
+        put something below it that has none, nor whether the directory it is in is still there.
+        """
+        if not free:
+            if await self.exists(f"{name}/"):
+                fail(errno.EEXIST, path)
+            await self._check_parent(path, name)
         return await self.mark(name, changes)
 
     async def mark(self, name: str, changes: Changes) -> Attributes:

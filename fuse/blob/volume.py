@@ -116,9 +116,11 @@ class BlobVolume:
             async for page in pages:
                 yield page
 
-    async def make_directory(self, path: str, changes: Changes) -> Attributes:
+    async def make_directory(
+        self, path: str, changes: Changes, *, free: bool = False
+    ) -> Attributes:
         """A marker blob, as blobfuse and azcopy make them."""
-        return await self._directories.make(path, await self._new_name(path), changes)
+        return await self._directories.make(path, await self._new_name(path), changes, free=free)
 
     async def remove_directory(self, path: str) -> None:
         """Delete the marker of a directory that nothing is in."""

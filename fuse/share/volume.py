@@ -219,9 +219,11 @@ class ShareVolume:
 
         return await self._link.run(change)
 
-    async def make_directory(self, path: str, changes: Changes) -> Attributes:
+    async def make_directory(
+        self, path: str, changes: Changes, *, free: bool = False
+    ) -> Attributes:
         """Create a directory. EEXIST, ENOENT."""
-        del changes
+        del changes, free
 
         async def make(channel: Channel, uncertain: bool) -> Attributes:  # noqa: FBT001
             try:

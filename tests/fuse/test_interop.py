@@ -359,6 +359,18 @@ async def test_directories_and_their_errnos(volume, client):
         await volume.make_directory("d/e", Changes())
 
 
+async def test_a_directory_whose_name_is_believed_to_be_free_is_one_request(volume, client):
+    await volume.make_directory("d", Changes())
+    before = volume.statistics()["requests"]
+    await volume.make_directory("d/e", Changes(mode=0o750), free=True)
+    assert volume.statistics()["requests"] - before == 1
+    assert (await listing(volume, "d"))["e"].mode == 0o750
+    client.upload_blob("d/taken", b"x")
+    for name in ("d/e", "d/taken"):
+        with pytest.raises(FileExistsError):
+            await volume.make_directory(name, Changes(), free=True)
+
+
 async def test_removing_a_directory_costs_one_question_and_the_deletion(volume):
     await volume.make_directory("d", Changes())
     before = volume.statistics()["requests"]

@@ -92,6 +92,17 @@ def test_an_empty_file_is_one_request(mounted, place, blobs):
     assert blobs.get_blob_client("d/f").get_blob_properties().metadata["permissions"] == "33184"
 
 
+def test_a_directory_in_one_that_was_made_here_is_one_request(mounted, place, blobs):
+    before = requests(mounted)
+    for number in range(20):
+        (place / f"{number}").mkdir()
+    assert requests(mounted) - before == 20
+    blobs.upload_blob("d/theirs", b"", metadata={"hdi_isfolder": "true"})
+    with pytest.raises(FileExistsError):
+        (place / "theirs").mkdir()
+    assert len(there(blobs)) == 21
+
+
 def test_who_wants_the_name_alone_has_it_at_once(place, blobs):
     with opened(place / "f", os.O_RDWR | os.O_CREAT | os.O_EXCL):
         assert there(blobs) == ["d/f"]

@@ -139,7 +139,7 @@ class TreeVolume:
         self.entries[path] = changed
         return changed
 
-    async def make_directory(self, path, changes):
+    async def make_directory(self, path, changes, *, free=False):
         await self._asked("mkdir", path)
         if path in self.entries:
             fail(errno.EEXIST, path)
