@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 
 from fuse.errors import MountError
+
+#: What the service says of a body that is not the one that was sent.
+_DAMAGED = "Md5Mismatch"
 
 _BY_CODE = {
     "AccountIsDisabled": errno.EACCES,
@@ -32,7 +36,7 @@ _BY_CODE = {
     "LeaseAlreadyPresent": errno.EBUSY,
     "LeaseIdMissing": errno.EBUSY,
     "MaxBlobSizeConditionNotMet": errno.EFBIG,
-    "Md5Mismatch": errno.EIO,
+    _DAMAGED: errno.EIO,
     "MetadataTooLarge": errno.ENOSPC,
     "NoPendingCopyOperation": errno.EINVAL,
     "OperationTimedOut": errno.ETIMEDOUT,
@@ -59,7 +63,7 @@ _BY_STATUS = {
 
 #: Statuses and storage error codes that another try may mend.
 RETRIED = {408, 429, 500, 502, 503, 504}
-RETRIED_CODES = {"Md5Mismatch", "OperationTimedOut", "ServerBusy", "InternalError"}
+RETRIED_CODES = {_DAMAGED, "OperationTimedOut", "ServerBusy", "InternalError"}
 
 #: Of these the service has not begun with the request. After the other ones it may be done.
 _NOT_BEGUN = {429}
@@ -138,6 +142,14 @@ def store_error(
     error.code = code or ""
     error.request_id = request_id or ""
     return error
+
+
+def code_of(headers: Mapping[str, str], body: bytes) -> str | None:
+    """The storage error code of an answer."""
+    code = headers.get("x-ms-error-code")
+    if code == "InvalidOperation" and b"contentMD5" in body:
+        return _DAMAGED  # what Azurite says of a body that is not that of its Content-MD5
+    return code
 
 
 def to_oserror(

@@ -347,7 +347,7 @@ class BlobStore:
         raise await self._refused(
             to_oserror(
                 response.status,
-                response.headers.get("x-ms-error-code"),
+                errors.code_of(response.headers, response.body),
                 request.path,
                 response.headers.get("x-ms-request-id"),
             ),

@@ -152,6 +152,21 @@ async def test_a_bit_that_turned_in_a_small_blob_is_noticed_before_anybody_sees_
         assert proxy.injected("flip") == 1
 
 
+async def test_a_bit_that_turned_on_the_way_to_the_store_is_sent_once_more(
+    storage, proxy, blob_container
+):
+    async with opened(storage, proxy, blob_container) as store:
+        proxy.once(faults.flip_request(4321), method="PUT", match="/blob")
+        etag = await put(store, data=DATA[:10_000])
+        assert await get(store, etag, size=10_000) == DATA[:10_000]
+        proxy.once(faults.flip_request(300_000), method="PUT", match="comp=block")
+        await store.put_block("blocks", "AAAA", DATA)
+        listed = b"<BlockList><Latest>AAAA</Latest></BlockList>"
+        made = await store.request("PUT", "blocks", query="comp=blocklist", body=listed)
+        assert await get(store, made.headers["etag"], name="blocks") == DATA
+        assert proxy.injected("flip_request") == store.counters["retries"] == 2
+
+
 async def test_a_checksum_that_never_was_right_keeps_nobody_from_the_bytes(
     storage, proxy, blob_container
 ):

@@ -26,6 +26,7 @@ drivers in other processes. A fault is a plain value, made by the functions of t
     header(name, value) a header of the answer replaced (None: removed)
     status(code)        another status over the store's own answer
     flip(position)      a bit of the body turned
+    flip_request(position)               a bit of the request's body turned
     garbage(data)       bytes that are no HTTP in place of the answer
     delay(seconds)      the answer comes late; on concurrent requests: out of order
 """
@@ -119,6 +120,10 @@ def status(code: int) -> Fault:
 
 def flip(position: int) -> Fault:
     return Fault("flip", after=position)
+
+
+def flip_request(position: int) -> Fault:
+    return Fault("flip_request", after=position)
 
 
 def garbage(data: bytes = b"\x16\x03\x01 no HTTP\r\n\r\n") -> Fault:
@@ -289,6 +294,8 @@ class FaultProxy:
                 if fault and fault.name == "stall_before":
                     await _silence(reader)
                     return
+                if fault and fault.name == "flip_request" and body:
+                    body = _flipped(body, fault.after)
                 if fault and fault.name == "answer":
                     await _send(writer, request, _error(fault), None)
                     continue
@@ -389,10 +396,14 @@ def _altered(found: _Answer, fault: Fault | None) -> _Answer:
         found.headers = [p for p in found.headers if p[0].lower() != "content-length"]
         found.headers.append(("Content-Length", size))
     if fault.name == "flip" and found.body:
-        body = bytearray(found.body)
-        body[fault.after % len(body)] ^= 0x10
-        found.body = bytes(body)
+        found.body = _flipped(found.body, fault.after)
     return found
+
+
+def _flipped(body: bytes, position: int) -> bytes:
+    turned = bytearray(body)
+    turned[position % len(body)] ^= 0x10
+    return bytes(turned)
 
 
 async def _send(writer, request: Request, found: _Answer, fault: Fault | None) -> None:
