@@ -10,8 +10,10 @@ import pytest
 import trio
 
 from fuse.blob import retrying
+from fuse.blob.routes import Route
 from fuse.blob.store import BlobStore
 from tests.support import fault_proxy as faults
+from tests.support.certificates import self_signed
 from tests.support.fault_proxy import FaultProxy
 from tests.support.logs import captured
 
@@ -165,6 +167,24 @@ async def test_a_bit_that_turned_on_the_way_to_the_store_is_sent_once_more(
         made = await store.request("PUT", "blocks", query="comp=blocklist", body=listed)
         assert await get(store, made.headers["etag"], name="blocks") == DATA
         assert proxy.injected("flip_request") == store.counters["retries"] == 2
+
+
+async def test_blocks_are_hashed_where_nothing_else_guards_them(
+    storage, proxy, blob_container, tmp_path
+):
+    server, _ = self_signed(tmp_path)
+    trusted = Route(ca_bundle=tmp_path / "server.pem")
+    with FaultProxy(storage.blob_endpoint, tls=server, host="localhost") as tls:
+        for way, route, hashed in ((proxy, Route(), True), (tls, trusted, False)):
+            async with opened(storage, way, blob_container, route=route) as store:
+                await store.put_block("blocks", "AAAA", DATA)
+                await put(store, name=f"whole-{hashed}")
+            sent = {
+                "comp=block" in request.target: "content-md5" in request.headers
+                for request in way.requests
+                if request.method == "PUT"
+            }
+            assert sent == {True: hashed, False: True}
 
 
 async def test_a_checksum_that_never_was_right_keeps_nobody_from_the_bytes(
