@@ -48,6 +48,10 @@ _HEAD_LIMIT = 64 * 1024
 _BODY_LIMIT = 1024 * 1024
 
 
+#: Bodies up to this size (bytes) go with the head: one call, and one record of TLS.
+_TOGETHER = 15 * 1024
+
+
 class Watch(Protocol):
     """Who is told how a request goes."""
 
@@ -260,6 +264,10 @@ class Pool:
         watch: Watch | None,
     ) -> None:
         connection.expect_progress()
+        if 0 < len(body) <= _TOGETHER:
+            await connection.send(head + body)
+            self._note_moved(watch)
+            return
         await connection.send(head)
         view = memoryview(body)
         while view:

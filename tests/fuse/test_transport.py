@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from fuse.blob import transport
+from fuse.blob.connection import Connection
 from fuse.blob.transport import CertificateError, Pool, TransportError
 from tests.support.certificates import self_signed
 
@@ -95,6 +96,25 @@ async def test_an_answer_without_a_body_ends_no_connection(version, extra, opene
         for _ in range(2):
             assert (await pool.request("PUT", "/x", {})).status == 201
         assert (pool.opened, len(requests)) == (opened, 2)
+        pool.close()
+
+
+@pytest.mark.parametrize(("size", "calls"), [(0, 1), (1000, 1), (100_000, 2)])
+async def test_a_small_body_is_sent_with_its_head(monkeypatch, size, calls):
+    sent = []
+    some = Connection._send_some
+
+    async def counted(connection, view):
+        sent.append(len(view))
+        return await some(connection, view)
+
+    monkeypatch.setattr(Connection, "_send_some", counted)
+    async with faulty_server(ok(b"", status=b"201 Created")) as (url, requests):
+        pool = Pool(url)
+        response = await pool.request("PUT", "/x", {}, memoryview(bytes(size)))
+        assert response.status == 201
+        assert b"Content-Length: %d" % size in requests[0]
+        assert len(sent) == calls
         pool.close()
 
 
