@@ -34,7 +34,7 @@ RUNS = 8
 #: Pieces of one file on their way at a time.
 PARALLEL = 8
 
-#: Seconds that a commit waits for what is on its way; then it sends that itself.
+#: Seconds that a commit waits for any piece to arrive; then it sends the rest itself.
 PATIENCE = 20.0
 
 #: Bytes of all files that are held in memory while they are sent ahead.
@@ -232,7 +232,7 @@ class Stager:
         self._read = read
         self._ledger = Ledger(staging.volume.staging_size)
         self._sending = 0
-        self._idle = trio.Event()
+        self._ended = trio.Event()
         self._paused = False
         self._refused = False
 
@@ -264,15 +264,17 @@ class Stager:
         _cancel(self._ledger.truncated(size))
 
     async def settle(self) -> None:
-        """Wait for what is on its way and start nothing new before the next write.
+        """Send what is finished, wait for it, and start nothing new before the next write.
 
         Call it before a commit, with the content locked; :attr:`staged` then stays as it is.
         """
+        patient = True
+        while self._sending and patient:
+            self._ended = trio.Event()
+            with trio.move_on_after(PATIENCE) as waiting:
+                await self._ended.wait()
+            patient = not waiting.cancelled_caught
         self._paused = True
-        with trio.move_on_after(PATIENCE):
-            while self._sending:
-                self._idle = trio.Event()
-                await self._idle.wait()
         path = self._path() if self._ledger else ""
         for piece in list(self._ledger):
             # What the store did not take in time; and of a renamed file, what has its old name.
@@ -322,8 +324,7 @@ class Stager:
             if piece.staged is None:
                 self._ledger.drop(piece)
             self._sending -= 1
-            if not self._sending:
-                self._idle.set()
+            self._ended.set()
         self._launch()
 
 

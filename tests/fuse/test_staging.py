@@ -183,6 +183,7 @@ class SlowVolume:
         self.gate = trio.Event()
         self.bodies = {}
         self.failing = None
+        self.pause = 0.0
         self.refusing = False
         self.asked = self.now = self.most = 0
 
@@ -195,6 +196,7 @@ class SlowVolume:
         self.most = max(self.most, self.now)
         try:
             await self.gate.wait()
+            await trio.sleep(self.pause)
         finally:
             self.now -= 1
         if self.failing:
@@ -305,6 +307,19 @@ async def test_a_commit_does_not_wait_for_ever(nursery, eventually_async, monkey
     await eventually_async(lambda: volume.now == 2)
     assert await writer.sent() == []
     await eventually_async(lambda: volume.now == 0)
+
+
+async def test_a_commit_has_the_rest_sent_as_before(nursery, monkeypatch):
+    """A store that is slower than the writer is kept busy until all of it is there."""
+    monkeypatch.setattr(staging, "PARALLEL", 2)
+    monkeypatch.setattr(staging, "PATIENCE", 0.5)
+    volume = SlowVolume()
+    volume.gate.set()
+    volume.pause = 0.1
+    writer = Writer(volume, nursery)
+    writer.write(0, b"a" * (20 * SIZE + 1))
+    assert len(await writer.sent()) == 20, "all of it takes longer than anybody waits for a piece"
+    assert volume.most == 2
 
 
 async def test_what_was_sent_to_an_old_name_does_not_count(nursery, eventually_async):
