@@ -7,9 +7,9 @@ offsets, and its bytes stay in the staging file on disk until the commit has suc
 
 What was sent and is overwritten afterwards does not count any more. It is sent once more (formats
 such as zip write a header when its record is complete), but not again and again: then the commit
-sends that part itself, as it does after an error here. So nothing in this module can make content
-wrong or a write fail, as long as :class:`Ledger` never hands out a piece that was changed after its
-bytes were read.
+sends that part itself, as it does after an error here. Whoever comes back is followed at a distance
+from then on. So nothing in this module can make content wrong or a write fail, as long as
+:class:`Ledger` never hands out a piece that was changed after its bytes were read.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ RUNS = 8
 
 #: Pieces of one file on their way at a time.
 PARALLEL = 8
+
+#: Blocks that a writer is followed at a distance, at most, where it comes back to what it wrote.
+FARTHEST = 4
 
 #: Seconds that a commit waits for any piece to arrive; then it sends the rest itself.
 PATIENCE = 20.0
@@ -92,6 +95,7 @@ class Ledger:
         self._starts: list[int] = []
         self._pieces: list[Piece] = []  # ascending; _starts are their offsets
         self._repeated: set[int] = set()  # where pieces begin that are not sent a third time
+        self._distance = 0
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self._pieces)
@@ -104,7 +108,12 @@ class Ledger:
         if start >= end:
             return []
         ended = self._end(start, end)
+        front = self._runs[-1].end if self._runs else 0
         for piece in ended:
+            # Who writes a record's header when the record is complete does so again with the next.
+            behind = front - piece.end
+            if self._distance < behind <= FARTHEST * (piece.end - piece.start):
+                self._distance = behind
             if piece.start not in self._repeated:
                 self._repeated.add(piece.start)
                 self._add(_Run(piece.start, piece.end, complete=True))
@@ -121,11 +130,16 @@ class Ledger:
             self.drop(piece)
         return ended
 
-    def take(self) -> Piece | None:
-        """The next piece to send: a whole block of a run that has gone on behind it."""
+    def take(self, *, complete: bool = False) -> Piece | None:
+        """The next piece to send: a whole block of a run that has gone on behind it.
+
+        Args:
+            complete: Whether nobody will come back to what has been written.
+        """
+        distance = 0 if complete else self._distance
         for run in self._runs:
             size = self._size_at(run.start)
-            if size and run.end - run.start >= size + (not run.complete):
+            if size and run.end - run.start >= size + (0 if run.complete else 1 + distance):
                 piece = Piece(run.start, run.start + size)
                 run.start = piece.end
                 index = bisect_left(self._starts, piece.start)
@@ -145,6 +159,7 @@ class Ledger:
         pieces = self._pieces
         self._runs, self._starts, self._pieces = [], [], []
         self._repeated.clear()
+        self._distance = 0
         return pieces
 
     def _add(self, run: _Run) -> None:
@@ -235,6 +250,7 @@ class Stager:
         self._ended = trio.Event()
         self._paused = False
         self._refused = False
+        self._settling = False
 
     @property
     def staged(self) -> list[Staged]:
@@ -244,7 +260,7 @@ class Stager:
     def wrote(self, start: int, end: int) -> None:
         """Note that ``[start, end)`` has been written to the staging file."""
         _cancel(self._ledger.wrote(start, end))
-        self._paused = False
+        self._paused = self._settling = False
         self._launch()
 
     def holds_back(self, size: int) -> bool:
@@ -268,12 +284,15 @@ class Stager:
 
         Call it before a commit, with the content locked; :attr:`staged` then stays as it is.
         """
+        self._settling = True
+        self._launch()
         patient = True
         while self._sending and patient:
             self._ended = trio.Event()
             with trio.move_on_after(PATIENCE) as waiting:
                 await self._ended.wait()
             patient = not waiting.cancelled_caught
+        self._settling = False
         self._paused = True
         path = self._path() if self._ledger else ""
         for piece in list(self._ledger):
@@ -292,7 +311,7 @@ class Stager:
         while self._sending < PARALLEL and not (self._paused or self._refused):
             if self._base().unmade:
                 return
-            piece = self._ledger.take()
+            piece = self._ledger.take(complete=self._settling)
             if piece is None:
                 return
             self._sending += 1
