@@ -506,8 +506,9 @@ class Content:
 
     def _note_change(self, *, touch: bool = True) -> None:
         if touch:
-            self.mtime_ns = clock.now_ns()
-            if self.changes.mtime_ns is not None:  # a write after utimens makes it now again
+            told = self.changes.mtime_ns
+            self.mtime_ns = clock.now_ns(self.mtime_ns if told is None else told)
+            if told is not None:  # a write after utimens makes it now again
                 self.changes = replace(self.changes, mtime_ns=None)
         self.modified = self._touched = True
         if self.modified_since is None:

@@ -117,3 +117,11 @@ def test_times_never_go_back_whoever_says_what_time_it_is(mount):
                     moments.append(os.fstat(file.fileno()).st_mtime_ns)
             assert moments == sorted(moments)
             path.unlink()
+
+
+def test_a_stamp_of_the_kernel_s_may_be_ahead_of_its_tick():
+    now = clock.now_ns()
+    ahead = now + clock.AHEAD // 2
+    assert clock.now_ns(ahead) == ahead
+    for other in (0, now - 1, now + 10**9):  # a program may have said any time
+        assert clock.now_ns(other) != other
