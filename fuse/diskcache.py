@@ -30,8 +30,11 @@ from fuse.diskroom import Room
 from fuse.logs import log
 from fuse.packs import Packs
 
-#: Bytes that may wait to be written; beyond that what was read is not kept.
+#: Bytes that may wait to be written; beyond that what was read is not kept. Of large pieces fewer:
+#: a stream would fill their buffers again at once, and takes memory that nobody has used yet while
+#: they wait, which costs it more than the disk can save.
 BACKLOG = 32 * 1024 * 1024
+LARGE_BACKLOG = 16 * 1024 * 1024
 
 #: What is at least so long (bytes) is written past the page cache: the mount has its pages already.
 #: A version that is shorter goes into a pack.
@@ -178,7 +181,7 @@ class DiskCache:
         """
         if self._off or time.monotonic() < self._rest_until:
             return
-        if self._queued + len(view) > BACKLOG:
+        if self._queued + len(view) > (BACKLOG if len(view) < DIRECT else LARGE_BACKLOG):
             self.statistics.disk_dropped += 1
             return
         if owner is not None:

@@ -353,12 +353,15 @@ async def test_trouble_is_not_over_because_nothing_is_left_to_write(tmp_path, nu
     assert not (tmp_path / "blocks").exists()
 
 
-async def test_what_waits_is_bounded(tmp_path):
+@pytest.mark.parametrize(
+    ("size", "limit"), [(8 * MIB, diskcache.LARGE_BACKLOG), (100_000, diskcache.BACKLOG)]
+)
+async def test_what_waits_is_bounded(tmp_path, size, limit):
     cache = DiskCache(tmp_path / "blocks", 100 * MIB)
-    data = memoryview(bytes(8 * MIB))
-    for number in range(10):
-        cache.offer(version(8 * MIB, f"f{number}"), 0, data)
-    assert cache.statistics.disk_dropped == 10 - diskcache.BACKLOG // len(data)
+    data = memoryview(bytes(size))
+    for number in range(500):
+        cache.offer(version(size, f"f{number}"), 0, data)
+    assert cache.statistics.disk_dropped == 500 - limit // size
 
 
 # -- with a mount ---------------------------------------------------------------------------------
