@@ -7,10 +7,7 @@ opens, releases that need no waiting are answered at once, and reads and writes 
 own where they have to wait. Everything else goes on to pyfuse3, unchanged, and its answers come
 back the same way.
 
-For that a pair of sockets takes the place of the kernel's device: pyfuse3 mounts as always, and its
-descriptor then becomes one end of the pair (dup2(2)). The sockets keep the boundaries of messages,
-as the device does. What stands here of the protocol is in :mod:`fuse.messages`; whatever it does
-not know is none of its business.
+How they go on, :mod:`fuse.passage` says; what is known here of the protocol, :mod:`fuse.messages`.
 
 Concurrency: an answer at once is given without an ``await``, so nothing changes meanwhile.
 """
@@ -19,11 +16,8 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -37,16 +31,7 @@ from fuse.immediate import Immediate
 from fuse.interrupts import Waiting
 from fuse.logs import log
 from fuse.messages import Limits
-
-#: Bytes of a message at most: a write of 1 MiB with its header, in whole pages. The kernel refuses
-#: to be read with less than what was agreed on with it (libfuse's 256 pages).
-LARGEST: Final = (1 << 20) + 4096
-
-#: Bytes of a listing at most, whatever a program has room for, and of all that pyfuse3 has to
-#: answer: what does not fit into the socket would keep it waiting, and with it the task that
-#: empties it. An unprivileged process gets less, as net.core.wmem_max says.
-_LISTING: Final = 128 * 1024
-_LISTINGS: Final = 64 * _LISTING
+from fuse.passage import LARGEST, Passage, between
 
 #: Buffers for messages that are kept, where writes wait.
 _SPARE: Final = 8
@@ -60,32 +45,14 @@ _CALLED_BACK: Final = {errno.ENOENT, errno.EINTR}
 #: What writing an answer says where nobody waits for it any more.
 _NOT_WANTED: Final = {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}
 
-_DEVICE: Final = "/dev/fuse"
-
-# <asm-generic/socket.h>
-_SO_SNDBUFFORCE: Final = 32
-
 _Handler = Callable[[int, int, memoryview], bool]
-
-#: A request's number, the room that its answer may take, and its message.
-_Held = tuple[int, int, bytes]
 
 
 @contextmanager
 def opened(filesystem: FileSystem, limits: Limits) -> Iterator[Lane]:
     """Stand between the kernel and pyfuse3, which has mounted; close the device in the end."""
-    theirs = _device()
-    device = os.dup(theirs)
-    os.set_blocking(device, False)
-    ours, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, end:
-        room = _enlarged(end)
-        os.dup2(end.fileno(), theirs, inheritable=False)
-        ours.setblocking(False)
-        try:
-            yield Lane(filesystem, device, ours, limits, room)
-        finally:
-            os.close(device)
+    with between(limits) as (device, passage):
+        yield Lane(filesystem, device, passage)
 
 
 class Lane:
@@ -94,36 +61,18 @@ class Lane:
     Args:
         filesystem: Who answers.
         device: The kernel's, non-blocking.
-        pyfuse: The socket that leads to pyfuse3, non-blocking.
-        limits: What the kernel is told besides what pyfuse3 says.
-        room: Bytes of large answers that fit into the socket.
+        passage: The way to pyfuse3.
 
     Attributes:
         answered: Requests that were answered here.
-        passed_on: Those that went to pyfuse3.
     """
 
-    def __init__(
-        self,
-        filesystem: FileSystem,
-        device: int,
-        pyfuse: socket.socket,
-        limits: Limits,
-        room: int = _LISTINGS,
-    ) -> None:
+    def __init__(self, filesystem: FileSystem, device: int, passage: Passage) -> None:
         self.answered = 0
-        self.passed_on = 0
         self._filesystem = filesystem
         self._immediate = Immediate(filesystem)
         self._device = device
-        self._pyfuse = pyfuse
-        self._limits = limits
-        self._greeting: int | None = None
-        self._room = room
-        self._large: dict[int, int] = {}  # what pyfuse3 has to answer at length, and its bytes
-        self._answered_one = trio.Event()
-        self._held: deque[_Held] = deque()  # what there is no room for yet
-        self._held_one = trio.Event()
+        self._passage = passage
         self._nursery: trio.Nursery | None = None
         self._buffers = [bytearray(LARGEST)]
         self._waiting: set[int] = set()
@@ -146,7 +95,7 @@ class Lane:
         """Counters, for ``stats``."""
         found: dict[str, int | float | str] = {
             "kernel_requests_answered": self.answered,
-            "kernel_requests_passed_on": self.passed_on,
+            "kernel_requests_passed_on": self._passage.taken,
         }
         untold = self._immediate.untold
         if untold is not None:
@@ -160,8 +109,8 @@ class Lane:
         """Answer the kernel until the file system is unmounted."""
         try:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._bring_back)
-                self._nursery.start_soon(self._hand_over_held)
+                self._nursery.start_soon(self._passage.hand_over)
+                self._nursery.start_soon(self._passage.bring_back, self._send)
                 await self._receive(self._nursery)
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -195,11 +144,11 @@ class Lane:
                 view = memoryview(buffer)
             elif opcode == messages.OPEN:
                 if not self._open(unique, inode, body, pid):
-                    self._pass_on(unique, opcode, view[:length])
+                    self._passage.take(unique, opcode, view[:length])
             else:
                 handler = handlers.get(opcode)
                 if handler is None or not self._answered(handler, unique, inode, body):
-                    self._pass_on(unique, opcode, view[:length])
+                    self._passage.take(unique, opcode, view[:length])
             in_a_row += 1
             if in_a_row == _IN_A_ROW:
                 in_a_row = 0
@@ -375,71 +324,6 @@ class Lane:
 
     # -- to and fro -------------------------------------------------------------------------------
 
-    def _pass_on(self, unique: int, opcode: int, message: memoryview) -> None:
-        """Hand a request to pyfuse3, at once or as soon as there is room for it."""
-        self.passed_on += 1
-        body = message[messages.HEADER.size :]
-        size = 0
-        if opcode in {messages.READDIRPLUS, messages.READDIR}:
-            size = messages.limit_size(body, min(_LISTING, self._room))
-        elif opcode in {messages.GETXATTR, messages.LISTXATTR}:
-            (size,) = messages.GETXATTR_IN.unpack_from(body)
-        elif opcode == messages.INIT:
-            self._greeting = unique
-        socket_is_full = bool(self._held) and self._fits(self._held[0][1])
-        if socket_is_full or not (self._fits(size) and self._hand_over(unique, size, message)):
-            self._held.append((unique, size, bytes(message)))
-            self._held_one.set()
-
-    def _fits(self, size: int) -> bool:
-        """Whether there will be room for an answer of that size."""
-        return not (size and self._large) or sum(self._large.values()) + size <= self._room
-
-    def _hand_over(self, unique: int, size: int, message: bytes | memoryview) -> bool:
-        """Send a request on, if there is room for it."""
-        try:
-            self._pyfuse.send(message)
-        except BlockingIOError:
-            return False
-        if size:
-            self._large[unique] = size
-        return True
-
-    async def _hand_over_held(self) -> None:
-        """Send on what had to wait; others overtake what waits for room for its answer."""
-        while True:
-            while not self._held:
-                self._held_one = trio.Event()
-                await self._held_one.wait()
-            unique, size, message = self._held[0]
-            while not self._fits(size):
-                self._answered_one = trio.Event()
-                await self._answered_one.wait()
-            while not self._hand_over(unique, size, message):
-                await trio.lowlevel.wait_writable(self._pyfuse)
-            self._held.popleft()
-
-    async def _bring_back(self) -> None:
-        """Hand pyfuse3's answers to the kernel."""
-        buffer = bytearray(LARGEST)
-        view = memoryview(buffer)
-        while True:
-            try:
-                length = self._pyfuse.recv_into(buffer)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._pyfuse)
-                continue
-            if not length:  # pyfuse3 has closed its end
-                return
-            answer = view[:length]
-            _, _, unique = messages.REPLY.unpack_from(answer)
-            if self._large.pop(unique, None) is not None:
-                self._answered_one.set()
-            elif unique == self._greeting:
-                messages.set_limits(answer, self._limits)
-                self._greeting = None
-            self._send(answer)
-
     def _reply(self, answer: bytes) -> None:
         self.answered += 1
         self._send(answer)
@@ -492,30 +376,3 @@ class _Read:
         self.answered = True
         self._lane.end_wait(*self._arguments[:2], self.watched)
         self._lane.interrupted(self._arguments[0])
-
-
-def _enlarged(end: socket.socket) -> int:
-    """Make the socket's buffer as large as it may be; how many bytes of large answers fit."""
-    try:
-        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * _LISTINGS)
-    except PermissionError:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _LISTINGS)
-    # The kernel counts what it holds a message in, too, and small answers want a place (socket(7)).
-    return min(_LISTINGS, end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4)
-
-
-def _device() -> int:
-    """The descriptor of the one FUSE device that this process has open."""
-    found = [
-        int(entry.name) for entry in Path("/proc/self/fd").iterdir() if _target(entry) == _DEVICE
-    ]
-    if len(found) != 1:
-        raise RuntimeError(f"{len(found)} descriptors of {_DEVICE} are open in place of one")
-    return found[0]
-
-
-def _target(link: Path) -> str:
-    try:
-        return os.fspath(link.readlink())
-    except FileNotFoundError:  # the descriptor that reads the directory
-        return ""

@@ -20,6 +20,7 @@ from fuse.interrupts import INTERVAL
 from fuse.lane import Lane
 from fuse.messages import HEADER, REPLY, Limits
 from fuse.options import MountOptions
+from fuse.passage import Passage
 from fuse.volume import Attributes, Kind
 from tests.fuse.memory_volume import MemoryVolume
 
@@ -76,7 +77,7 @@ async def made(nursery, tmp_path, volume, **settings):
     (kernel, device), (pyfuse, inner) = pairs
     for one in (device, inner):
         one.setblocking(False)
-    lane = Lane(filesystem, device.fileno(), inner, LIMITS, **settings)
+    lane = Lane(filesystem, device.fileno(), Passage(inner, LIMITS, **settings))
     nursery.start_soon(lane.serve)
     yield Ends(
         lane, filesystem, trio.socket.from_stdlib_socket(kernel),
@@ -118,7 +119,8 @@ async def test_what_it_does_not_know_goes_on_unchanged_and_its_answer_comes_back
     answer = REPLY.pack(REPLY.size + 3, -errno.EPERM, 7) + b"abc"
     await ends.pyfuse.send(answer)
     assert await ends.answer() == (7, errno.EPERM, b"abc")
-    assert (ends.lane.answered, ends.lane.passed_on) == (0, 1)
+    assert ends.lane.figures()["kernel_requests_answered"] == 0
+    assert ends.lane.figures()["kernel_requests_passed_on"] == 1
 
 
 async def test_only_the_greeting_is_told_the_limits(ends):
