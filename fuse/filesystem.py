@@ -32,13 +32,13 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT
 
-from fuse import capacity, clock, creation, directories, filenames, setattrs, unmade, xattrs
+from fuse import capacity, clock, creation, directories, filenames, setattrs, unmade
 from fuse.answers import answers
 from fuse.cache import MemoryCache
 from fuse.content import Content
 from fuse.contents import Contents
 from fuse.diskcache import DiskCache
-from fuse.entries import entry, known_attributes
+from fuse.entries import entry
 from fuse.errors import fail
 from fuse.handles import DirectoryHandle, FileHandle, HandleTable
 from fuse.inodes import Inode, InodeTable, is_directory
@@ -51,7 +51,8 @@ from fuse.options import MountOptions
 from fuse.places import Places
 from fuse.readahead import ReadAhead, largest_window
 from fuse.renames import Renames, touch
-from fuse.volume import Attributes, Changes, Space, Volume
+from fuse.volume import Attributes, Space, Volume
+from fuse.xattr_handlers import XattrHandlers
 
 #: Bytes; beyond it EFBIG. What block blobs of 100 MiB blocks can hold, which Azure Files and the
 #: largest block blobs (190.7 TiB) also limit in practice: holes are stored as zeros.
@@ -66,7 +67,7 @@ _NO_SUCH_NAME = {errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG}
 STATFS_PATIENCE = 1.0
 
 
-class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is untyped
+class FileSystem(XattrHandlers):
     """One mounted volume.
 
     Args:
@@ -163,7 +164,7 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
         """Set size, mode, owner or times."""
         node = self.inodes.get(inode)
         content = self.files[fh].content if fh is not None else None
-        async with self._changing(node):
+        async with self.names.changing(node):
             if fields.update_size:
                 if attr.st_size > LARGEST_FILE:
                     fail(errno.EFBIG)
@@ -279,40 +280,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             await self.renames.rename(old, new, replace=not flags)
         else:
             fail(errno.EINVAL)
-
-    # -- extended attributes --------------------------------------------------------------------
-
-    @answers
-    async def getxattr(self, inode: InodeT, name: bytes, ctx: Any = None) -> bytes:
-        """The value of an extended attribute. ENODATA."""
-        self._check_xattrs()
-        text, node = xattrs.name_of(name), self.inodes.get(inode)
-        async with self.names.lock.shared(node):
-            await self.names.refresh(node)
-            return xattrs.value_of(known_attributes(node), text)
-
-    @answers
-    async def listxattr(self, inode: InodeT, ctx: Any = None) -> Sequence[bytes]:
-        """Names of the extended attributes."""
-        self._check_xattrs()
-        node = self.inodes.get(inode)
-        async with self.names.lock.shared(node):
-            await self.names.refresh(node)
-            return [name.encode() for name, _ in known_attributes(node).xattrs]
-
-    @answers
-    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: Any = None) -> None:
-        """Set an extended attribute (pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE)."""
-        self._check_xattrs()
-        changes = xattrs.setting(xattrs.name_of(name), value)
-        await self._change_xattrs(inode, lambda _: changes)
-
-    @answers
-    async def removexattr(self, inode: InodeT, name: bytes, ctx: Any = None) -> None:
-        """Remove an extended attribute. ENODATA."""
-        self._check_xattrs()
-        text = xattrs.name_of(name)
-        await self._change_xattrs(inode, lambda known: xattrs.removing(known, text))
 
     # -- files --------------------------------------------------------------------------------
 
@@ -529,16 +496,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             self.inodes.detach(node)
         touch(parent)
 
-    @asynccontextmanager
-    async def _changing(self, node: Inode) -> AsyncIterator[None]:
-        """Attributes of the version that is there now are about to change."""
-        async with self.names.lock.shared(node):
-            await self.names.refresh(node)
-            if node.superseded:
-                fail(errno.ESTALE)
-            with node.changing():
-                yield
-
     def _born(self, parent: Inode, name: str, attributes: Attributes) -> Inode:
         """The inode, known to the kernel from now on, of what was made just now."""
         stale = parent.children.get(name)
@@ -597,22 +554,6 @@ class FileSystem(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3's base is
             if handle.content.superseded and handle.writable:
                 handle.told = True
                 fail(errno.ESTALE, reason="somebody else has replaced the file")
-
-    def _check_xattrs(self) -> None:
-        if not self.volume.keeps_xattrs:
-            fail(errno.ENOSYS)  # the kernel makes EOPNOTSUPP of it, and asks no more
-
-    async def _change_xattrs(self, inode: InodeT, change: Callable[[Attributes], Changes]) -> None:
-        node = self.inodes.get(inode)
-        if node is self.inodes.root:
-            fail(errno.EOPNOTSUPP)
-        async with self._changing(node):
-            content = node.content
-            if content is not None and content.modified and not content.orphaned:
-                # There may be no room for it in the store: then setxattr says so, not close.
-                await self.contents.commit(node, content)
-            await self.contents.change(node, change(known_attributes(node)))
-            node.changed_ns = clock.now_ns()
 
 
 def _is_write_back(content: Content, offset: int, size: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from fuse import filenames
+from fuse import filenames, xattrs
 from fuse.entries import Shown, shown
 from fuse.errors import fail
 from fuse.filesystem import FileSystem
@@ -83,6 +83,10 @@ class Immediate:
     def handle(self, number: int, inode: int, pid: int) -> FileHandle:
         """What a read of thread ``pid`` goes through."""
         return self._files[number] if self.untold is None else self.untold.handle(inode, pid)
+
+    def may_have(self, name: bytes) -> bool:
+        """Whether a file may have an extended attribute of that name."""
+        return name.startswith(xattrs.PREFIX) or not self._filesystem.volume.keeps_xattrs
 
     def flush(self, handle: int) -> bool:
         """Close a descriptor that has nothing to bring to the store. ENOSYS as :meth:`open`."""

@@ -80,6 +80,7 @@ class Lane:
             messages.LOOKUP: self._lookup,
             messages.FORGET: self._forget,
             messages.GETATTR: self._getattr,
+            messages.GETXATTR: self._getxattr,
             messages.FLUSH: self._flush,
             messages.RELEASE: self._release,
             messages.INTERRUPT: self._interrupt,
@@ -198,6 +199,13 @@ class Lane:
         if not self._immediate.flush(*messages.HANDLE_IN.unpack_from(body)):
             return False
         self._reply(messages.done(unique))
+        return True
+
+    def _getxattr(self, unique: int, _: int, body: memoryview) -> bool:
+        # As sought for every write of some programs: security.capability.
+        if self._immediate.may_have(bytes(body[messages.GETXATTR_IN.size : -1])):
+            return False
+        self._reply(messages.done(unique, errno.EOPNOTSUPP))
         return True
 
     def _release(self, unique: int, _: int, body: memoryview) -> bool:

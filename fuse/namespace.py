@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -237,6 +237,19 @@ class Namespace:
         """Note that a directory was made just now: there is nothing in it yet."""
         directory.names.ours = True
         directory.names.filled({}, {}, trio.current_time(), self.timeout, self.expiry())
+
+    @asynccontextmanager
+    async def changing(self, node: Inode) -> AsyncIterator[None]:
+        """Attributes of the version that is there now are about to change. ESTALE: there is none.
+
+        Call it without the lock, which is held meanwhile.
+        """
+        async with self.lock.shared(node):
+            await self.refresh(node)
+            if node.superseded:
+                fail(errno.ESTALE)
+            with node.changing():
+                yield
 
     def settled(self, node: Inode) -> bool:
         """Whether there is nothing to ask about a node."""

@@ -239,6 +239,20 @@ async def test_a_reader_has_nothing_to_flush_and_a_writer_has(ends, volume):
     assert await ends.passed_on() == sent
 
 
+async def test_names_of_attributes_that_no_file_has_are_answered(ends, volume):
+    inode = known_file(ends, volume)
+    volume.keeps_xattrs = True
+    size = struct.pack("=II", 24, 0)
+    await ends.ask(messages.GETXATTR, 1, size + b"security.capability\0", inode)
+    assert await ends.answer() == (1, errno.EOPNOTSUPP, b"")
+    sent = await ends.ask(messages.GETXATTR, 2, size + b"user.a\0", inode)
+    assert await ends.passed_on() == sent
+    # The kernel asks no more once it has heard from pyfuse3 that there are none at all.
+    volume.keeps_xattrs = False
+    sent = await ends.ask(messages.GETXATTR, 3, size + b"security.a\0", inode)
+    assert await ends.passed_on() == sent
+
+
 async def test_a_handle_is_released_once(ends, volume):
     inode = known_file(ends, volume)
     handle, _ = await opened_file(ends, inode)
