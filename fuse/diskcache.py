@@ -5,7 +5,7 @@ out of date: what is found is right, or it is no longer asked for. What is damag
 gone is fetched again. Whatever the disk does (full, read-only, broken, removed), a read never fails
 because of the cache; it goes to the store.
 
-Small versions are in packs (:mod:`fuse.packs`), others in files of :mod:`fuse.blockfile`, in 256
+Small versions are in packs (:mod:`fuse.packs`), others in files of :mod:`fuse.blockfile`, in 16
 directories: a chunk's name is a digest of volume, path, version and number. There is no index to
 load or to keep. What is least recently used goes first (:mod:`fuse.diskroom`).
 """
@@ -236,7 +236,7 @@ class DiskCache:
 
     def _path(self, key: bytes) -> str:
         name = key.hex()
-        return f"{self._root}{name[:2]}/{name[2:40]}"
+        return f"{self._root}{name[:1]}/{name[1:39]}"
 
     def _read(self, version: Version, start: int, view: memoryview, flags: int) -> bool | None:
         """Whether it was there; None when the disk would have to be waited for."""
