@@ -13,7 +13,7 @@ import subprocess
 import pytest
 import trio
 
-from fuse import messages
+from fuse import messages, passage
 from fuse.entries import Shown
 from fuse.filesystem import FileSystem
 from fuse.interrupts import INTERVAL
@@ -429,3 +429,61 @@ def test_structures_and_numbers_are_the_kernels(tmp_path):
     assert field("blksize") == 4096
     assert struct.unpack_from("=q", entry, attributes + 24)[0] == -1, "before the epoch"
     assert ctypes.sizeof(ctypes.c_void_p) == 8
+
+
+# -- the socket between, and the end ---------------------------------------------------------------
+
+
+class Unprivileged:
+    """A socket of a process that may not go beyond net.core.wmem_max."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def setsockopt(self, level, option, value):
+        if option == passage._SO_SNDBUFFORCE:
+            raise PermissionError(errno.EPERM, "not you")
+        self.inner.setsockopt(level, option, value)
+
+    def getsockopt(self, level, option):
+        return self.inner.getsockopt(level, option)
+
+
+def test_an_unprivileged_mount_has_room_for_what_its_socket_takes():
+    ours, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, end:
+        room = passage._enlarged(Unprivileged(end))
+        assert 32 * 1024 <= room <= passage._ROOM
+        end.setblocking(False)
+        end.send(bytes(room))  # one of the largest, and many small ones beside it
+        for _ in range(99):
+            end.send(bytes(200))
+
+
+async def test_bytes_that_arrive_after_the_end_go_nowhere(nursery, tmp_path, volume, monkeypatch):
+    calls = []
+    volume.begin_read = lambda *arguments: calls.append(arguments[3:]) or True
+    options = MountOptions(mountpoint=tmp_path, cache_directory=tmp_path)
+    filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), options, nursery)
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+    (kernel, device), (_, inner) = pairs
+    for one in (device, inner):
+        one.setblocking(False)
+    lane = Lane(filesystem, device.fileno(), Passage(inner, LIMITS))
+    ends = Ends(lane, filesystem, trio.socket.from_stdlib_socket(kernel), None)
+    with trio.CancelScope() as serving:
+        async with trio.open_nursery() as inside:
+            inside.start_soon(lane.serve)
+            handle, _ = await opened_file(ends, known_file(ends, volume))
+            await ends.ask(messages.READ, 2, read_body(handle, 0, 10))
+            await trio.testing.wait_all_tasks_blocked()
+            serving.cancel()
+    # By now the device's number may be another file's.
+    monkeypatch.setattr(os, "write", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(os, "writev", lambda *_: pytest.fail("written"))
+    buffer, _, done = calls.pop()
+    buffer[:] = b"content"
+    done(True)
+    for pair in pairs:
+        for one in pair:
+            one.close()
