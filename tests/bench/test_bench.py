@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from bench import data, limits, programs, readers, usage
 from bench.contenders import Mounted, Peer
 from bench.data import TINY
 from bench.errors import BenchError
+from bench.rows import Row, Value, at_least
 from bench.servers import Service
 from bench.trials import check_again, check_digests, read
 from bench.workbench import Workbench
@@ -90,6 +92,75 @@ def test_an_unknown_suite_is_refused():
 def test_a_peer_is_a_name_and_a_command_with_a_directory(text):
     with pytest.raises(ValueError, match="NAME=COMMAND"):
         Peer.parse(text)
+
+
+ROW = Row(
+    suite="read",
+    row="sequential",
+    server="static",
+    unit="MB/s",
+    better="higher",
+    cost_unit="GiB",
+    ours=Value((1000.0,)),
+    peers={"rclone plain": Value((250.0,))},
+    targets=(at_least(2.5, "rclone"),),
+)
+
+
+def test_rows_of_earlier_runs_are_shown_together(tmp_path):
+    one, other, both = (tmp_path / name for name in ("one.json", "other.json", "both.json"))
+    one.write_text(json.dumps([ROW.as_dict()]))
+    other.write_text(json.dumps([replace(ROW, suite="write", ours=Value((500.0,))).as_dict()]))
+    done = bench("--from", str(one), "--from", str(other), "--json", str(both), "--strict")
+    assert done.returncode == 2  # one target is missed
+    assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
+        "sequential [static]: 1,000 (1,000–1,000) MB/s",
+        "sequential [static]: 500 (500–500) MB/s",
+    ]
+    assert [row["suite"] for row in json.loads(both.read_text())] == ["read", "write"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"suite": "read"}]', '["ours"]'])
+def test_what_has_no_rows_is_refused(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    done = bench("--from", str(path))
+    assert done.returncode == 2
+    assert "has no rows" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_rows_are_measured_or_read(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("[]")
+    done = bench("read", "--from", str(path))
+    assert done.returncode == 2
+    assert "nothing is measured" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_what_was_measured_before_an_interruption_is_kept(short_path, number, code):
+    result = short_path / "rows.json"
+    arguments = ("--tiny", "--json", str(result), "--work", str(short_path))
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", "read/files of 16 KiB", "read/files of 256", *arguments],
+        env=programs.environment() | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "files of 256 KiB" in line:
+                process.send_signal(number)
+        assert process.wait(60) == code, process.stderr.read()
+    assert any(line.startswith("files of 16 KiB, 4 readers, cold [static]:") for line in lines)
+    found = {row["row"] for row in json.loads(result.read_text())}
+    assert "files of 16 KiB, 4 readers, cold" in found
+    assert not any("256" in row for row in found)
+    assert str(short_path) not in Path("/proc/mounts").read_text()
+    assert [path.name for path in short_path.iterdir()] == ["rows.json"]
 
 
 def test_a_peer_may_go_into_the_background(workbench):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.rows import Costs, Row, Value, at_least, at_most, value_of
+from bench.rows import Costs, Row, Target, Value, at_least, at_most, value_of
 
 
 def row(ours, *, peers=None, limits=None, targets=(), better="higher"):
@@ -106,3 +106,35 @@ def test_json_has_the_agreed_fields():
     assert document["ours"]["spread"] == [2.0, 2.0]
     assert document["ours"]["samples"] == [2.0]
     assert document["ours"]["peak_rss"] is None
+
+
+def test_a_row_comes_back_from_json():
+    found = row(
+        2.0,
+        peers={"rclone": 1.0},
+        limits={"null driver": 4.0},
+        targets=(at_least(2.5, "rclone"), at_most(1.5, "null driver"), at_most(288)),
+    )
+    document = json.loads(json.dumps(found.as_dict()))
+    again = Row.from_dict(document)
+    assert again.as_dict() == found.as_dict()
+    assert again.targets == found.targets
+    missing = row(None)
+    assert Row.from_dict(missing.as_dict()).as_dict() == missing.as_dict()
+
+
+def test_costs_come_back_as_their_medians():
+    costs = (Costs(requests=4, cpu_all=1.5), Costs(requests=8))
+    again = Value.from_dict(json.loads(json.dumps(Value((1.0, 3.0), costs).as_dict())))
+    assert again.samples == (1.0, 3.0)
+    assert (again.cost("requests"), again.cost("cpu_all"), again.cost("wire_bytes")) == (
+        6,
+        1.5,
+        None,
+    )
+
+
+@pytest.mark.parametrize("text", ["", "2 × rclone", "> 2", "≥ much", "≥"])
+def test_what_is_no_target_is_refused(text):
+    with pytest.raises(ValueError, match=r"no target|could not convert"):
+        Target.parse(text)

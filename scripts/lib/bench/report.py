@@ -73,18 +73,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
             console.print(line(row), markup=False, highlight=False, soft_wrap=True)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in (
-        "row",
-        "server",
-        "ours",
-        "unit",
-        "peers",
-        "limits",
-        "ratio",
-        "target",
-        "",
-        "CPU s, driver of all",
-    ):
+    for name in _COLUMNS:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(

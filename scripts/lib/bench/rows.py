@@ -1,6 +1,7 @@
 """Rows of the result: medians with their spread, ratios, targets. Pure.
 
-A row compares one figure of ours with that of each peer and each limit. ``as_dict`` is the JSON.
+A row compares one figure of ours with that of each peer and each limit. ``as_dict`` is the JSON,
+and ``from_dict`` reads it again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Better = Literal["higher", "lower"]
+
+#: Fields of a row that JSON has as they are.
+_WORDS = ("suite", "row", "server", "unit", "better", "cost_unit")
 
 #: Name of our own contender everywhere.
 OURS = "ours"
@@ -71,6 +75,12 @@ class Value:
             **{name: self.cost(name) for name in Costs.__dataclass_fields__},
         }
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Value:
+        """From JSON, which has the costs' medians only. KeyError where it is no such thing."""
+        costs = Costs(**{name: document[name] for name in Costs.__dataclass_fields__})
+        return cls(tuple(document["samples"]), (costs,))
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -89,6 +99,15 @@ class Target:
     def __str__(self) -> str:
         sign = "≥" if self.least else "≤"
         return f"{sign} {self.factor:g}" + (f" × {self.of}" if self.of else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """From what ``str`` makes of it. ValueError where it is nothing such."""
+        sign, _, rest = text.partition(" ")
+        factor, _, of = rest.partition(" × ")
+        if sign not in {"≥", "≤"}:
+            raise ValueError(f"{text!r} is no target")
+        return cls(float(factor), of or None, least=sign == "≥")
 
     def reference(self, others: Mapping[str, float], better: Better) -> float | None:
         """What is compared with; None where it was not measured."""
@@ -193,6 +212,26 @@ class Row:
             "met": self.met,
             **({"timelines": dict(self.timelines)} if self.timelines else {}),
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Row:
+        """From JSON. KeyError, TypeError or ValueError where it is no row."""
+
+        def values(name: str) -> dict[str, Value]:
+            return {who: Value.from_dict(value) for who, value in document[name].items()}
+
+        targets = filter(None, document["target"].split("; "))
+        return cls(
+            **{name: document[name] for name in _WORDS},
+            ours=None if document["ours"] is None else Value.from_dict(document["ours"]),
+            peers=values("peers"),
+            limits=values("limits"),
+            targets=tuple(Target.parse(text) for text in targets),
+            timelines={
+                who: tuple((seconds, value) for seconds, value in line)
+                for who, line in document.get("timelines", {}).items()
+            },
+        )
 
 
 def value_of(samples: Iterable[tuple[float, Costs]]) -> Value | None:
