@@ -16,6 +16,9 @@ _PROC = Path("/proc")
 _CPUCLOCK_SCHED = 2
 _KIB = 1024
 
+#: Names of programs that mount for others (fusermount3(1)).
+_HELPERS = {"fusermount3", "fusermount"}
+
 #: Seconds between two looks at memory.
 _INTERVAL = 0.1
 
@@ -84,8 +87,11 @@ def children(parent: int) -> list[int]:
 
 
 def fuse_servers(mark: str) -> list[int]:
-    """Processes that have ``/dev/fuse`` open and ``NAME=value`` in their environment."""
-    return [pid for pid in _pids() if _has(pid, mark) and _serves(pid)]
+    """Processes that have ``/dev/fuse`` open and ``NAME=value`` in their environment.
+
+    The helper that mounts for somebody and hands the device over is none of them.
+    """
+    return [pid for pid in _pids() if _has(pid, mark) and _serves(pid) and not _helps(pid)]
 
 
 def _has(pid: int, mark: str) -> bool:
@@ -93,6 +99,13 @@ def _has(pid: int, mark: str) -> bool:
         return os.fsencode(mark) in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+def _helps(pid: int) -> bool:
+    try:
+        return (_PROC / str(pid) / "comm").read_text().strip() in _HELPERS
+    except OSError:
+        return True  # it is gone
 
 
 def _serves(pid: int) -> bool:
