@@ -71,7 +71,7 @@ class Workbench:
         return self._azurite
 
     def service(self, name: str) -> Service:
-        """``static``, ``static+tls``, ``azurite``; with ``+20ms`` behind a proxy that delays.
+        """``static``, ``static+tls``, ``azurite``; any with ``+20ms`` behind a proxy that delays.
 
         ``azurite+0ms`` is Azurite behind a proxy that only counts.
         """
@@ -80,16 +80,18 @@ class Workbench:
         return self._services[name]
 
     def _made(self, name: str) -> Service:
-        base, _, change = name.partition("+")
-        if base not in {"static", "azurite"}:
-            raise BenchError(f"there is no service {name}")
-        if change == "tls" and base == "static":
-            return self.static.service(tls=True)
-        service = self.static.service() if base == "static" else self.azurite.service()
-        if not change:
-            return service
-        milliseconds = float(change.removesuffix("ms"))
-        return self._stack.enter_context(delayed(service, milliseconds, self._directory))
+        base, _, delay = name.rpartition("+") if name.endswith("ms") else (name, "", "")
+        if delay:
+            milliseconds = float(delay.removesuffix("ms"))
+            return self._stack.enter_context(
+                delayed(self.service(base), milliseconds, self._directory)
+            )
+        match base:
+            case "static" | "static+tls":
+                return self.static.service(tls=base == "static+tls")
+            case "azurite":
+                return self.azurite.service()
+        raise BenchError(f"there is no service {name}")
 
     def published(self, container: str, build: Callable[[Path], Result]) -> Result:
         """A container of the static server, filled by ``build`` when it is first asked for.

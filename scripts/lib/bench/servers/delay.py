@@ -1,7 +1,10 @@
 """A proxy that holds back each request for some milliseconds: latency, as a wide area has it.
 
 A program of its own, a thread a connection. Bodies are moved by splice(2) and never seen; so one
-core carries more than a client takes. Run as ``python -m bench.servers.delay``.
+core carries more than a client takes. Of TLS nothing is seen at all: whatever a client sends is
+held back, and so are the two messages that open a connection.
+
+Run as ``python -m bench.servers.delay``.
 """
 
 from __future__ import annotations
@@ -35,10 +38,13 @@ _SPLICE_F_MOVE, _SPLICE_F_MORE = 1, 4
 
 _COUNTERS = struct.Struct("=QQQ")
 
+#: Its end to read from, and its end to write to.
+_Pipe = tuple[int, int]
+
 
 @contextlib.contextmanager
 def delayed(service: Service, milliseconds: float, directory: Path) -> Iterator[Service]:
-    """``service`` (not over TLS) through a proxy of its own.
+    """``service`` through a proxy of its own.
 
     Args:
         service: Behind the proxy.
@@ -49,12 +55,14 @@ def delayed(service: Service, milliseconds: float, directory: Path) -> Iterator[
     counters = directory / f"traffic-{port}"
     counters.write_bytes(bytes(_COUNTERS.size))
     scheme, _, rest = service.endpoint.partition("://")
+    opaque = scheme == "https"
     host, _, account = rest.partition("/")
     instructions = {
         "listen": port,
         "target": int(host.rpartition(":")[2]),
         "delay": milliseconds / 1000,
         "counters": os.fspath(counters),
+        "opaque": opaque,
     }
     process = subprocess.Popen(
         [*programs.command("servers.delay"), json.dumps(instructions)],
@@ -68,7 +76,9 @@ def delayed(service: Service, milliseconds: float, directory: Path) -> Iterator[
                 service,
                 name=f"{service.name}+{milliseconds:g}ms",
                 endpoint=f"{scheme}://127.0.0.1:{port}/{account}",
-                traffic=lambda: Traffic(*_COUNTERS.unpack(counters.read_bytes())),
+                traffic=service.traffic
+                if opaque
+                else lambda: Traffic(*_COUNTERS.unpack(counters.read_bytes())),
                 pids=lambda: [*service.pids(), process.pid],
             )
         finally:
@@ -121,7 +131,7 @@ class _End:
         line, self.rest = self.rest[: end + 1], self.rest[end + 1 :]
         return line
 
-    def move(self, count: int, to: _End, pipe: tuple[int, int], before: bytes = b"") -> None:
+    def move(self, count: int, to: _End, pipe: _Pipe, before: bytes = b"") -> None:
         """Send ``before``, then ``count`` bytes of what comes here, to the other side."""
         first, self.rest = self.rest[:count], self.rest[count:]
         count -= len(first)
@@ -148,9 +158,7 @@ def _header(head: bytes, name: bytes) -> bytes | None:
     return head[start : head.index(b"\r\n", start)].strip()
 
 
-def _converse(
-    client: _End, server: _End, delay: float, counters: _Counters, pipe: tuple[int, int]
-) -> None:
+def _converse(client: _End, server: _End, delay: float, counters: _Counters, pipe: _Pipe) -> None:
     while request := client.head():
         time.sleep(delay)
         sent = int(_header(request, b"content-length") or 0)
@@ -175,7 +183,7 @@ def _converse(
         )
 
 
-def _chunks(source: _End, to: _End, pipe: tuple[int, int]) -> int:
+def _chunks(source: _End, to: _End, pipe: _Pipe) -> int:
     """A chunked body (RFC 9112 section 7.1); its length with all that holds it together."""
     total = 0
     while True:
@@ -187,12 +195,41 @@ def _chunks(source: _End, to: _End, pipe: tuple[int, int]) -> int:
             return total
 
 
-def _serve(accepted: socket.socket, target: int, delay: float, counters: _Counters) -> None:
+def _tunnel(client: socket.socket, server: socket.socket, delay: float, pipe: _Pipe) -> None:
+    """Hold back what the client sends; what it gets is moved as it comes."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(_HEAD_LIMIT):
+                time.sleep(delay)
+                server.sendall(data)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    try:
+        while moved := os.splice(server.fileno(), pipe[1], _PIPE, flags=_SPLICE_F_MOVE):
+            while moved:
+                moved -= os.splice(pipe[0], client.fileno(), moved, flags=_SPLICE_F_MOVE)
+    finally:
+        with contextlib.suppress(OSError):  # ends the other direction, too
+            client.shutdown(socket.SHUT_RDWR)
+        sending.join()
+
+
+def _serve(accepted: socket.socket, target: int, delay: float, counters: _Counters | None) -> None:
+    """Serve a connection; without ``counters`` nothing of it is understood."""
     pipe = os.pipe()
     try:
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE)
         with accepted, socket.create_connection(("127.0.0.1", target)) as upstream:
-            _converse(_End(accepted), _End(upstream), delay, counters, pipe)
+            if counters is None:
+                for end in (accepted, upstream):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _tunnel(accepted, upstream, delay, pipe)
+            else:
+                _converse(_End(accepted), _End(upstream), delay, counters, pipe)
     except OSError:
         return  # one of both has gone: closing the other one tells it
     finally:
@@ -203,7 +240,7 @@ def _serve(accepted: socket.socket, target: int, delay: float, counters: _Counte
 def main() -> None:
     """Serve until killed."""
     instructions = json.loads(sys.argv[1])
-    counters = _Counters(instructions["counters"])
+    counters = None if instructions["opaque"] else _Counters(instructions["counters"])
     threading.stack_size(256 * 1024)
     with socket.create_server(("127.0.0.1", instructions["listen"]), backlog=_BACKLOG) as listener:
         while True:

@@ -155,34 +155,32 @@ def streams(count: int, server: str) -> Experiment:
     )
 
 
-def distant(milliseconds: int) -> Experiment:
+def distant(milliseconds: int, server: str) -> Experiment:
     """One reader, one file, each request delayed."""
+    here, far = f"{server}+0ms", f"{server}+{milliseconds}ms"
 
     @contextlib.contextmanager
     def prepare(workbench: Workbench) -> Iterator[list[Trial]]:
         source = _large_file(workbench)
-        near = workbench.service("static")
-        far = workbench.service(server)
-        proxy = workbench.service("static+0ms")
+        service = workbench.service(far)
         measure = _streamed(_CONTAINER, [source], [data.digest(source)])
 
-        def here(service: Service) -> Sample:
+        def ours(name: str) -> Sample:
             with workbench.place() as place:
-                return measure(workbench.ours, service, place)
+                return measure(workbench.ours, workbench.service(name), place)
 
         yield [
-            *mounts(workbench, far, measure),
-            Trial(_UNDELAYED, "limit", lambda: here(proxy)),
-            Trial("ours, no proxy", "limit", lambda: here(near)),
-            _bare_stream(far, _CONTAINER, [source], _FAR),
+            *mounts(workbench, service, measure),
+            Trial(_UNDELAYED, "limit", lambda: ours(here)),
+            Trial("ours, no proxy", "limit", lambda: ours(server)),
+            _bare_stream(service, _CONTAINER, [source], _FAR),
         ]
 
-    server = f"static+{milliseconds}ms"
     targets = (at_least(0.9, _UNDELAYED),) if milliseconds == 20 else ()
     return Experiment(
         suite="read",
         title="sequential, 1 stream, cold",
-        server=server,
+        server=far,
         cost_unit="GiB",
         figures=(Figure(metric="rate", unit="MB/s", targets=targets),),
         prepare=prepare,
