@@ -386,7 +386,8 @@ def upload(storage, container, **blobs):
 @pytest.mark.integration
 def test_a_remount_reads_from_the_disk(storage, blob_container, short_path, eventually):
     spec = volume_spec("blob", storage, blob_container, None)
-    large, small = content(20 * MIB), content(100_000, 2)
+    # So little that none of it is passed over where the disk is slow.
+    large, small = content(diskcache.LARGE_BACKLOG - MIB), content(100_000, 2)
     upload(storage, blob_container, large=large, small=small)
     with driver(spec, short_path) as mounted:
         assert (mounted.path / "large").read_bytes() == large
