@@ -143,7 +143,7 @@ def test_what_was_measured_before_an_interruption_is_kept(short_path, number, co
     result = short_path / "rows.json"
     arguments = ("--tiny", "--json", str(result), "--work", str(short_path))
     with subprocess.Popen(
-        [sys.executable, "-m", "bench", "read/files of 16 KiB", "read/files of 256", *arguments],
+        [sys.executable, "-m", "bench", "read/files of 16 ", "read/files of 256 ", *arguments],
         env=programs.environment() | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -209,7 +209,7 @@ def test_memory_is_watched_while_something_runs(eventually):
 def test_files_of_each_size_have_a_row_with_its_memory(short_path):
     result = short_path / "rows.json"
     arguments = ("--tiny", "--json", str(result), "--work", str(short_path))
-    done = bench("read/files of 16 KiB", *arguments)
+    done = bench("read/files of 16 KiB, 4 readers, cold [static]", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     rate, memory = json.loads(result.read_text())
     assert rate["row"] == "files of 16 KiB, 4 readers, cold"

@@ -153,7 +153,11 @@ def _over_readers(rows: Sequence[Row]) -> Figure | None:
 
 def _over_sizes(rows: Sequence[Row]) -> Figure | None:
     titles = {sizes.title(size): size for size in sizes.SIZES}
-    found = {titles[row.row]: _figures(row) for row in rows if row.row in titles}
+    found = {
+        titles[row.row]: _figures(row)
+        for row in rows
+        if row.row in titles and row.server == "static"
+    }
     if len(found) < _LEAST:
         return None
     figure, axes = _axes("Files of one size, cold, 4 readers: MB/s over the size of a file")

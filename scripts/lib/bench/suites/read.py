@@ -13,11 +13,9 @@ def experiments() -> list[Experiment]:
     """The suite."""
     return [
         *(streams.sequential(server) for server in _NEAR),
-        *(streams.streams(count, "static") for count in (2, 4, 8)),
-        streams.streams(4, "static+tls"),
-        *(streams.distant(milliseconds, "static") for milliseconds in (5, 20, 50)),
-        streams.distant(20, "static+tls"),
-        *(sizes.of_size(size) for size in sizes.SIZES),
+        *(streams.streams(count, server) for count in (2, 4, 8) for server in _NEAR),
+        *(streams.distant(delay, server) for delay in (5, 20, 50) for server in _NEAR),
+        *(sizes.of_size(size, server) for size in sizes.SIZES for server in _NEAR),
         *(small_files.epochs(server) for server in _NEAR),
         *(small_files.unlisted(server) for server in _NEAR),
         *(random_reads.scattered(server) for server in _NEAR),

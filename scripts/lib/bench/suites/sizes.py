@@ -34,7 +34,7 @@ def title(size: int) -> str:
     return f"files of {data.words(size)}, {_READERS} readers, cold"
 
 
-def of_size(size: int) -> Experiment:
+def of_size(size: int, server: str) -> Experiment:
     """Files that have been listed, in random order, each read from front to end."""
 
     @contextlib.contextmanager
@@ -52,7 +52,7 @@ def of_size(size: int) -> Experiment:
         names = data.shuffled([source.name for source in sources], seed=1)
         digests = [data.digest(sources[0].parent / name) for name in names]
         volume = sum(source.stat().st_size for source in sources)
-        service = workbench.service("static")
+        service = workbench.service(server)
         bare = BareClient(service, container, _CONNECTIONS)
         parts = [
             part
@@ -83,7 +83,7 @@ def of_size(size: int) -> Experiment:
     return Experiment(
         suite="read",
         title=title(size),
-        server="static",
+        server=server,
         cost_unit="file",
         figures=(Figure(metric="rate", unit="MB/s"),),
         prepare=prepare,
