@@ -39,7 +39,7 @@ _SPARE: Final = 8
 #: Requests that are answered before other tasks have a turn.
 _IN_A_ROW: Final = 16
 
-#: How often the device is looked at again, some 2 µs each time, before the event loop is asked to
+#: How often the device is looked at again, some 3 µs each time, before the event loop is asked to
 #: wait for it, which takes ten times as long. Who was answered at once asks on within that time.
 _LOOKS: Final = 24
 

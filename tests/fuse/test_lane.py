@@ -17,7 +17,7 @@ from fuse import messages, passage
 from fuse.entries import Shown
 from fuse.filesystem import FileSystem
 from fuse.interrupts import INTERVAL
-from fuse.lane import Lane
+from fuse.lane import _LOOKS, _SMALL, Lane
 from fuse.messages import HEADER, REPLY, Limits
 from fuse.options import MountOptions
 from fuse.passage import Passage
@@ -272,6 +272,88 @@ async def test_a_defect_is_an_error_of_its_request_alone(ends, volume, monkeypat
     assert "ZeroDivisionError" in capsys.readouterr().err
     await ends.ask(messages.LOOKUP, 2, b"f\0")
     assert (await ends.answer())[:2] == (2, 0)
+
+
+# -- the next request -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def yields(monkeypatch):
+    """What the lane does each time it finds nothing and is to look again."""
+    calls = []
+    monkeypatch.setattr(os, "sched_yield", lambda: calls.append(None))
+    return calls
+
+
+def lookup(unique):
+    return HEADER.pack(HEADER.size + 2, messages.LOOKUP, unique, 1, 0, 0, 0) + b"f\0"
+
+
+async def test_who_asks_on_at_once_is_answered_without_a_wait(ends, volume, monkeypatch):
+    known_file(ends, volume)
+    waits, yields = [], []
+    wait_readable = trio.lowlevel.wait_readable
+
+    async def wait(sock):
+        if sock == ends.lane._device:
+            waits.append(None)
+        await wait_readable(sock)
+
+    def ask_on():
+        yields.append(None)
+        if len(yields) <= 5:
+            os.write(ends.kernel.fileno(), lookup(len(yields)))
+
+    await trio.testing.wait_all_tasks_blocked()
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait)
+    monkeypatch.setattr(os, "sched_yield", ask_on)
+    await ends.kernel.send(lookup(0))
+    assert [(await ends.answer())[0] for _ in range(6)] == list(range(6))
+    await trio.testing.wait_all_tasks_blocked()
+    # One wait after the last one, who does not ask on: it is not looked for much longer.
+    assert len(waits) == 1
+    assert len(yields) == 5 + _LOOKS
+
+
+async def test_nobody_is_looked_for_while_the_store_is_waited_for(ends, volume, yields):
+    inode = known_file(ends, volume)
+    calls = []
+    volume.begin_read = lambda *arguments: calls.append(arguments[-1]) or True
+    handle, _ = await opened_file(ends, inode)
+    await trio.testing.wait_all_tasks_blocked()
+    yields.clear()
+    await ends.ask(messages.READ, 2, read_body(handle, 0, 10))
+    await trio.testing.wait_all_tasks_blocked()
+    await ends.kernel.send(lookup(3))
+    assert (await ends.answer())[0] == 3
+    await trio.testing.wait_all_tasks_blocked()
+    assert yields == []
+    calls.pop()(False)
+    assert (await ends.answer())[0] == 2
+
+
+async def test_nobody_is_looked_for_after_what_pyfuse3_has_to_answer(ends, yields):
+    await trio.testing.wait_all_tasks_blocked()
+    yields.clear()
+    await ends.ask(OTHER, 7, b"name\0")
+    await ends.passed_on()
+    await trio.testing.wait_all_tasks_blocked()
+    assert yields == []
+
+
+@pytest.mark.parametrize(("size", "looked"), [(_SMALL, _LOOKS), (_SMALL + 1, 0)])
+async def test_who_got_much_has_something_to_do_first(ends, volume, yields, size, looked):
+    volume.preferred_read = 2 * _SMALL
+    inode = known_file(ends, volume, bytes(_SMALL + 1))
+    handle, _ = await opened_file(ends, inode)
+    await ends.ask(messages.READ, 1, read_body(handle, 0, size))
+    await ends.answer()
+    await trio.testing.wait_all_tasks_blocked()
+    yields.clear()
+    await ends.ask(messages.READ, 2, read_body(handle, 0, size))  # from memory
+    assert len((await ends.answer())[2]) == size
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(yields) == looked
 
 
 # -- answers that wait ----------------------------------------------------------------------------
