@@ -213,8 +213,9 @@ def _tunnel(client: socket.socket, server: socket.socket, delay: float, pipe: _P
             while moved:
                 moved -= os.splice(pipe[0], client.fileno(), moved, flags=_SPLICE_F_MOVE)
     finally:
-        with contextlib.suppress(OSError):  # ends the other direction, too
-            client.shutdown(socket.SHUT_RDWR)
+        for end in (client, server):  # which ends the other direction, too
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
         sending.join()
 
 
