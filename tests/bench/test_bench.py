@@ -18,10 +18,11 @@ from bench import data, limits, programs, readers, usage
 from bench.contenders import Mounted, Peer
 from bench.data import TINY
 from bench.errors import BenchError
-from bench.rows import Row, Value, at_least
+from bench.rows import Value
 from bench.servers import Service
 from bench.trials import check_again, check_digests, read
 from bench.workbench import Workbench
+from tests.bench.example import ROW
 
 pytestmark = pytest.mark.integration
 
@@ -94,19 +95,6 @@ def test_a_peer_is_a_name_and_a_command_with_a_directory(text):
         Peer.parse(text)
 
 
-ROW = Row(
-    suite="read",
-    row="sequential",
-    server="static",
-    unit="MB/s",
-    better="higher",
-    cost_unit="GiB",
-    ours=Value((1000.0,)),
-    peers={"rclone plain": Value((250.0,))},
-    targets=(at_least(2.5, "rclone"),),
-)
-
-
 def test_rows_of_earlier_runs_are_shown_together(tmp_path):
     one, other, both = (tmp_path / name for name in ("one.json", "other.json", "both.json"))
     one.write_text(json.dumps([ROW.as_dict()]))
@@ -114,7 +102,7 @@ def test_rows_of_earlier_runs_are_shown_together(tmp_path):
     done = bench("--from", str(one), "--from", str(other), "--json", str(both), "--strict")
     assert done.returncode == 2  # one target is missed
     assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
-        "sequential [static]: 1,000 (1,000–1,000) MB/s",
+        "sequential [static]: 1,000 (900–1,200) MB/s",
         "sequential [static]: 500 (500–500) MB/s",
     ]
     assert [row["suite"] for row in json.loads(both.read_text())] == ["read", "write"]
@@ -215,6 +203,25 @@ def test_files_of_each_size_have_a_row_with_its_memory(short_path):
     assert rate["row"] == "files of 16 KiB, 4 readers, cold"
     assert set(rate["limits"]) == {"null driver", "bare client"}
     assert len(memory["timelines"]["ours"]) >= 1
+
+
+@pytest.mark.parametrize(("name", "counts"), [("fusermount3", False), ("driver", True)])
+def test_who_only_mounts_for_others_serves_nothing(tmp_path, name, counts):
+    program = tmp_path / name
+    shutil.copy(shutil.which("sleep"), program)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        process = subprocess.Popen(
+            [program, "60"], env={"MARK": os.fspath(tmp_path)}, pass_fds=[device]
+        )
+    finally:
+        os.close(device)
+    try:
+        found = usage.fuse_servers(f"MARK={tmp_path}")
+        assert found == ([process.pid] if counts else [])
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_cpu_time_is_that_of_the_process_and_fine():
