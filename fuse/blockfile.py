@@ -20,6 +20,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import xxhash
 
@@ -108,29 +109,41 @@ def read(
     """
     head = bytearray(DATA)
     end = start + len(view)
-    if start == 0:
-        whole = os.preadv(descriptor, [head, view], 0, flags) == DATA + len(view)
-    else:
-        whole = os.preadv(descriptor, [head], 0, flags) == DATA and os.preadv(
-            descriptor, [view], DATA + start, flags
-        ) == len(view)
-    if not whole:
-        # Without waiting, preadv(2) also stops where the page cache does.
-        if flags & NOWAIT:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return False
+    # What a version begins with is mostly there: one call then.
+    count = os.preadv(descriptor, [head] if start else [head, view], 0, flags)
+    if count < DATA:
+        return _is_not_there(flags)
     if head[: len(MAGIC) + len(key)] != digest_header(key):
         raise DamagedError
     if end > size:
         return False
-    for unit in units(start, end):
-        (checksum,) = _ENTRY.unpack_from(head, _TABLE + unit * _ENTRY.size)
+    wanted = units(start, end)
+    checksums = _table(len(wanted)).unpack_from(head, _TABLE + wanted.start * _ENTRY.size)
+    # Before looking at the units: where one is not there yet is a hole, which is not in the page
+    # cache either, and a thread would have to find out that there is nothing to wait for.
+    if not all(checksums):
+        return False
+    if count < DATA + len(view) and (
+        not start or os.preadv(descriptor, [view], DATA + start, flags) < len(view)
+    ):
+        return _is_not_there(flags)
+    for unit, checksum in zip(wanted, checksums, strict=True):
         piece = view[unit * UNIT - start : min((unit + 1) * UNIT, end) - start]
-        if not checksum:
-            return False
         if checksum != _checksum(key, unit, piece):
             raise DamagedError
     return True
+
+
+def _is_not_there(flags: int) -> bool:
+    """Say so, unless that is not known: without waiting, preadv(2) ends where the page cache does."""
+    if flags & NOWAIT:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return False
+
+
+@cache
+def _table(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}Q")
 
 
 def write(

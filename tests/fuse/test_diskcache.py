@@ -312,6 +312,23 @@ def test_a_read_that_must_not_wait_says_where_it_would_have(chunk, monkeypatch, 
         blockfile.read(chunk, KEY, start, buffer, len(data), flags=blockfile.NOWAIT)
 
 
+@pytest.mark.parametrize("start", [0, UNIT, 2 * UNIT])
+def test_where_a_unit_is_missing_nothing_is_waited_for(chunk, monkeypatch, start):
+    """What is not there is a hole, which the page cache does not have either."""
+    data = content(4 * UNIT)
+    blockfile.write(chunk, KEY, 3 * UNIT, memoryview(data)[3 * UNIT :], len(data))
+    preadv = os.preadv
+
+    def only_the_table(descriptor, buffers, offset, _flags=0):
+        if offset:
+            raise BlockingIOError
+        return preadv(descriptor, buffers[:1], offset)
+
+    monkeypatch.setattr(os, "preadv", only_the_table)
+    buffer = memoryview(bytearray(len(data) - start))
+    assert blockfile.read(chunk, KEY, start, buffer, len(data), flags=blockfile.NOWAIT) is False
+
+
 async def test_others_keep_their_share_of_the_disk(tmp_path, nursery, monkeypatch):
     """Below the floor what is oldest gives way to what is new, and nothing rests."""
     space = 8 * MIB
