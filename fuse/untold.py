@@ -25,9 +25,10 @@ from fuse.filesystem import FileSystem
 from fuse.handles import FileHandle
 from fuse.inodes import Inode
 
-#: Files that are kept ready, and threads of each whose read-ahead is remembered.
+#: Files that are kept ready, and threads of each whose read-ahead is remembered: more than a node
+#: has loaders, since with one too many each would find another's in its place.
 FILES = 1024
-THREADS = 8
+THREADS = 64
 
 _Threads = OrderedDict[int, FileHandle]
 
