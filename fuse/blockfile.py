@@ -18,9 +18,10 @@ import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 import xxhash
 
@@ -40,6 +41,10 @@ NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _TABLE = 64
 _ENTRY = struct.Struct("<Q")
 _UNITS = CHUNK // UNIT
+
+
+#: Fills a buffer with a unit of that number, if it has it.
+Elsewhere = Callable[[int, memoryview], bool]
 
 
 class DamagedError(Exception):
@@ -76,6 +81,10 @@ class Version:
         """Bytes of the version in one chunk."""
         return min(CHUNK, self.size - number * CHUNK)
 
+    def unit_key(self, number: int) -> bytes:
+        """Digest of one unit's identity, counted from the version's beginning."""
+        return hashlib.sha256(self.key + number.to_bytes(8, "little") + b"unit").digest()
+
 
 def digest_header(key: bytes) -> bytes:
     """What a chunk's file begins with; ``key`` has 32 bytes and names volume, path and version."""
@@ -88,7 +97,14 @@ def units(start: int, end: int) -> range:
 
 
 def read(
-    descriptor: int, key: bytes, start: int, view: memoryview, size: int, *, flags: int = 0
+    descriptor: int,
+    key: bytes,
+    start: int,
+    view: memoryview,
+    size: int,
+    *,
+    flags: int = 0,
+    elsewhere: Elsewhere | None = None,
 ) -> bool:
     """Fill ``view`` from offset ``start`` of a chunk.
 
@@ -99,6 +115,7 @@ def read(
         view: Ends at a unit's end, or at the chunk's.
         size: Length of the chunk in bytes: less than CHUNK for the last one of a version.
         flags: For preadv(2): NOWAIT or 0.
+        elsewhere: Asked for units that the chunk does not have.
 
     Returns:
         Whether all of it is there; else the buffer's content is undefined.
@@ -122,20 +139,42 @@ def read(
     # Before looking at the units: where one is not there yet is a hole, which is not in the page
     # cache either, and a thread would have to find out that there is nothing to wait for.
     if not all(checksums):
-        return False
-    if count < DATA + len(view) and (
-        not start or os.preadv(descriptor, [view], DATA + start, flags) < len(view)
-    ):
+        if elsewhere is None:
+            return False
+        count = DATA
+        for unit, piece in pieces(start, view):
+            if not checksums[unit - wanted.start] and not elsewhere(unit, piece):
+                return False
+    if count < DATA + len(view) and not _read_units(descriptor, start, view, checksums, flags):
         return _is_not_there(flags)
-    for unit, checksum in zip(wanted, checksums, strict=True):
-        piece = view[unit * UNIT - start : min((unit + 1) * UNIT, end) - start]
-        if checksum != _checksum(key, unit, piece):
+    for (unit, piece), checksum in zip(pieces(start, view), checksums, strict=True):
+        if checksum and checksum != _checksum(key, unit, piece):
             raise DamagedError
     return True
 
 
+def pieces(start: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The units of a chunk that begin at offset ``start``: number and bytes of each."""
+    for unit in units(start, start + len(view)):
+        yield unit, view[unit * UNIT - start :][:UNIT]
+
+
+def _read_units(
+    descriptor: int, start: int, view: memoryview, checksums: Sequence[int], flags: int
+) -> bool:
+    """Fill ``view``, or what has a checksum of it; False where the file ends before."""
+    first = 0
+    for there, run in groupby(checksums, bool):
+        last = first + sum(1 for _ in run) * UNIT
+        part = view[first:last]
+        if there and os.preadv(descriptor, [part], DATA + start + first, flags) < len(part):
+            return False
+        first = last
+    return True
+
+
 def _is_not_there(flags: int) -> bool:
-    """Say so, unless that is not known: without waiting, preadv(2) ends where the page cache does."""
+    """Say so, unless that is not known: not to wait is to stop where the page cache does."""
     if flags & NOWAIT:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return False

@@ -5,9 +5,9 @@ out of date: what is found is right, or it is no longer asked for. What is damag
 gone is fetched again. Whatever the disk does (full, read-only, broken, removed), a read never fails
 because of the cache; it goes to the store.
 
-Small versions are in packs (:mod:`fuse.packs`), others in files of :mod:`fuse.blockfile`, in 16
-directories: a chunk's name is a digest of volume, path, version and number. There is no index to
-load or to keep. What is least recently used goes first (:mod:`fuse.diskroom`).
+Small versions, and what was read here and there of large ones, are in packs (:mod:`fuse.packs`);
+what was read in one go is in chunks (:mod:`fuse.chunks`). What is least recently used goes first
+(:mod:`fuse.diskroom`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -24,11 +24,12 @@ from typing import Protocol
 import trio
 
 from fuse import blockfile, packs
-from fuse.blockfile import CHUNK, Version
+from fuse.blockfile import Version
+from fuse.chunks import Chunks
 from fuse.diskfigures import DiskStatistics
 from fuse.diskroom import Room
 from fuse.logs import log
-from fuse.packs import Packs
+from fuse.packs import Body, Packs
 
 #: Bytes that may wait to be written; beyond that what was read is not kept. Of large pieces fewer:
 #: a stream would fill their buffers again at once, and takes memory that nobody has used yet while
@@ -36,9 +37,11 @@ from fuse.packs import Packs
 BACKLOG = 32 * 1024 * 1024
 LARGE_BACKLOG = 16 * 1024 * 1024
 
-#: What is at least so long (bytes) is written past the page cache: the mount has its pages already.
-#: A version that is shorter goes into a pack.
-DIRECT = 1024 * 1024
+#: A version that is shorter than this (bytes) goes into a pack, as a whole.
+SMALL = 1024 * 1024
+
+#: And so do, unit by unit, pieces of large versions up to this size: no stream's are so short.
+SCATTERED = 4 * blockfile.UNIT
 
 #: Writing waits until there are so many bytes, or for so long (seconds): for small files the way to
 #: a thread and back costs more than the writing.
@@ -95,10 +98,10 @@ class DiskCache:
     def __init__(self, directory: Path, budget: int | None = None) -> None:
         self.statistics = DiskStatistics()
         self._directory = directory
-        self._root = f"{os.fspath(directory)}/"
         self._off = budget == 0
         self._room = Room(directory, budget, self.statistics, spared=packs.INDEX)
         self._packs = Packs(directory)
+        self._chunks = Chunks(directory, self._room.remove)
         self._queue: deque[_Offer] = deque()
         self._queued = 0
         self._work = trio.Event()
@@ -156,7 +159,7 @@ class DiskCache:
         """As :meth:`read_into`, or None where the disk may have to be waited for."""
         if self._off:
             return False
-        if start % blockfile.UNIT or time.monotonic() < self._hanging_until:
+        if not _is_whole(version, start, view) or time.monotonic() < self._hanging_until:
             self.statistics.disk_misses += 1
             return False
         if len(view) > INLINE or not blockfile.NOWAIT:
@@ -181,7 +184,7 @@ class DiskCache:
         """
         if self._off or time.monotonic() < self._rest_until:
             return
-        if self._queued + len(view) > (BACKLOG if len(view) < DIRECT else LARGE_BACKLOG):
+        if self._queued + len(view) > (BACKLOG if len(view) < SMALL else LARGE_BACKLOG):
             self.statistics.disk_dropped += 1
             return
         if owner is not None:
@@ -234,16 +237,16 @@ class DiskCache:
 
     # -- in threads ---------------------------------------------------------------------------
 
-    def _path(self, key: bytes) -> str:
-        name = key.hex()
-        return f"{self._root}{name[:1]}/{name[1:39]}"
-
     def _read(self, version: Version, start: int, view: memoryview, flags: int) -> bool | None:
         """Whether it was there; None when the disk would have to be waited for."""
+
+        def packed(unit: int, piece: memoryview) -> bool:
+            return self._read_packed(version.unit_key(unit), piece, flags)
+
         try:
-            if _is_packed(version, start, view):
-                return self._packs.read(version, view, flags, self._renew)
-            return self._read_chunks(version, start, view, flags)
+            if _is_small(version, start, view):
+                return self._read_packed(version.key, view, flags)
+            return self._chunks.read(version, start, view, flags, self._renew, packed)
         except blockfile.DamagedError:
             self.statistics.disk_damaged += 1
             return False
@@ -255,27 +258,12 @@ class DiskCache:
             self.statistics.disk_errors += 1
             return False
 
-    def _read_chunks(self, version: Version, start: int, view: memoryview, flags: int) -> bool:
-        for number, first, last in version.chunks(start, start + len(view)):
-            key = version.chunk_key(number)
-            offset = number * CHUNK + first - start
-            piece = view[offset : offset + last - first]
-            path = self._path(key)
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except OSError:
-                return False
-            try:
-                size = version.chunk_size(number)
-                if not blockfile.read(descriptor, key, first, piece, size, flags=flags):
-                    return False
-                self._renew(descriptor)
-            except blockfile.DamagedError:
-                self._room.remove(path)
-                raise
-            finally:
-                os.close(descriptor)
-        return True
+    def _read_packed(self, key: bytes, view: memoryview, flags: int) -> bool:
+        try:
+            return self._packs.read(key, view, flags, self._renew)
+        except blockfile.DamagedError:  # of the pack; the chunk that asks for it is not
+            self.statistics.disk_damaged += 1
+            return False
 
     def _renew(self, descriptor: int) -> None:
         if time.time() - os.fstat(descriptor).st_mtime > RENEW:
@@ -291,38 +279,17 @@ class DiskCache:
             self._room.evict(size - self._room.spare() + self._room.used // 20)
             if self._room.spare() < size:
                 raise OSError(errno.ENOSPC, "too little of the disk is free")
-        packed = []
+        packed: list[Body] = []
         for version, start, view, _ in batch:
-            if _is_packed(version, start, view):
-                packed.append((version, view))
+            if _is_small(version, start, view):
+                packed.append((version.key, view))
+            elif len(view) <= SCATTERED:
+                packed += _units(version, start, view)
             else:
-                self._write(version, start, view)
+                self._count(self._chunks.write(version, start, view))
         if packed:
             self._packs.append(packed, packs.largest(self._room.budget))
             self._count(sum(len(view) for _, view in packed))
-
-    def _write(self, version: Version, start: int, view: memoryview) -> None:
-        for number, first, last in version.chunks(start, start + len(view)):
-            key = version.chunk_key(number)
-            offset = number * CHUNK + first - start
-            piece = view[offset : offset + last - first]
-            path = self._path(key)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            try:
-                descriptor = os.open(path, flags, 0o600)
-            except FileNotFoundError:
-                Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = os.open(path, flags, 0o600)
-            direct = _open_past(path) if len(piece) >= DIRECT else None
-            try:
-                kept = blockfile.write(
-                    descriptor, key, first, piece, version.chunk_size(number), direct
-                )
-            finally:
-                os.close(descriptor)
-                if direct is not None:
-                    os.close(direct)
-            self._count(kept)
 
     def _count(self, kept: int) -> None:
         self.statistics.disk_bytes_written += kept
@@ -348,20 +315,28 @@ class DiskCache:
         self._queued = 0
 
 
-def _is_packed(version: Version, start: int, view: memoryview) -> bool:
+def _is_small(version: Version, start: int, view: memoryview) -> bool:
     """Whether this is a whole version that is kept in a pack."""
-    return not start and len(view) == version.size < DIRECT
+    return not start and len(view) == version.size < SMALL
+
+
+def _is_whole(version: Version, start: int, view: memoryview) -> bool:
+    """Whether a piece of a version consists of whole units, which can be compared."""
+    end = start + len(view)
+    return not (start % blockfile.UNIT or (end % blockfile.UNIT and end != version.size))
+
+
+def _units(version: Version, start: int, view: memoryview) -> Iterator[Body]:
+    """Keys and bytes of the whole units in a piece of a version."""
+    unit = blockfile.UNIT
+    end = start + len(view)
+    for number in range(-(-start // unit), -(-end // unit)):
+        stop = min((number + 1) * unit, version.size)
+        if stop <= end:
+            yield version.unit_key(number), view[number * unit - start : stop - start]
 
 
 def _unpin(offers: Iterable[_Offer]) -> None:
     for _, _, _, owner in offers:
         if owner is not None:
             owner.pinned = False
-
-
-def _open_past(path: str) -> int | None:
-    """The file, to be written past the page cache; None where the file system cannot do that."""
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECT)
-    except OSError:
-        return None

@@ -1,4 +1,4 @@
-"""Small versions of the disk cache, many to a file: the packs of a directory and their table.
+"""Small pieces of the disk cache, many to a file: the packs of a directory and their table.
 
 A file of its own for each costs more than the bytes in it: to find its directory, make it, give it
 blocks, and delete it again. A mount appends to a pack of its own until that is full, then begins
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fuse import packfile, packindex
-from fuse.blockfile import DamagedError, Version
+from fuse.blockfile import DamagedError
 
 #: Where packs are, below the directory of the disk cache.
 DIRECTORY = "packs"
@@ -32,6 +32,9 @@ _PARTS = 32
 #: A place is a pack's number and an offset in units of packfile.ALIGNMENT; of these bits.
 _OFFSET_BITS = 26
 _NUMBER_BITS = 64 - _OFFSET_BITS
+
+#: A key and what is kept under it.
+Body = tuple[bytes, memoryview]
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -75,14 +78,12 @@ class Packs:
         self._end = 0
         self._table: _Table | None = None
 
-    def read(
-        self, version: Version, view: memoryview, flags: int, used: Callable[[int], None]
-    ) -> bool:
-        """Fill ``view`` with a whole version; False when it is not there.
+    def read(self, key: bytes, view: memoryview, flags: int, used: Callable[[int], None]) -> bool:
+        """Fill ``view`` with what was kept under a key; False when it is not there.
 
         Args:
-            version: What is wanted.
-            view: As long as the version.
+            key: 32 bytes, a digest of what is wanted.
+            view: As long as that.
             flags: For preadv(2).
             used: Told the descriptor of the pack that had it.
 
@@ -90,7 +91,7 @@ class Packs:
             DamagedError: It was there, and not unharmed. It is forgotten.
             OSError: EAGAIN with RWF_NOWAIT; what the disk says.
         """
-        place = self._find(version.key, flags)
+        place = self._find(key, flags)
         if place is None:
             return False
         number, offset = _parts(place)
@@ -99,21 +100,21 @@ class Packs:
         except FileNotFoundError:  # evicted
             return False
         try:
-            found = packfile.read(pack, offset, version.key, view, flags=flags)
+            found = packfile.read(pack, offset, key, view, flags=flags)
             if found:
                 used(pack)
         except DamagedError:
-            self._forget(version.key)
+            self._forget(key)
             raise
         finally:
             os.close(pack)
         return found
 
-    def append(self, versions: Sequence[tuple[Version, memoryview]], limit: int) -> None:
-        """Keep whole versions.
+    def append(self, bodies: Sequence[Body], limit: int) -> None:
+        """Keep bytes under keys.
 
         Args:
-            versions: With their bytes.
+            bodies: Keys and bytes.
             limit: Bytes of a pack from which on another one is begun.
 
         Raises:
@@ -123,28 +124,25 @@ class Packs:
         try:
             if self._table is not None and not self._table.is_same(index):
                 self._table = None
-            while versions:
-                count = _fitting(versions, limit)
-                self._append(index, versions[:count], limit)
-                versions = versions[count:]
+            while bodies:
+                count = _fitting(bodies, limit)
+                self._append(index, bodies[:count], limit)
+                bodies = bodies[count:]
         except BaseException:
             self._current = 0  # what it ends with may be torn
             raise
         finally:
             os.close(index)
 
-    def _append(
-        self, index: int, versions: Sequence[tuple[Version, memoryview]], limit: int
-    ) -> None:
+    def _append(self, index: int, bodies: Sequence[Body], limit: int) -> None:
         pack = self._open(limit)
         try:
-            bodies = [(version.key, view) for version, view in versions]
             places = packfile.append(pack, self._end, bodies)
         finally:
             os.close(pack)
         found = {
-            version.key: _place(self._current, offset)
-            for (version, _), offset in zip(versions, places[:-1], strict=True)
+            key: _place(self._current, offset)
+            for (key, _), offset in zip(bodies, places[:-1], strict=True)
         }
         packindex.put(index, found)
         self._end = places[-1]
@@ -217,14 +215,14 @@ class Packs:
         return f"{self._root}{number:010x}"
 
 
-def _fitting(versions: Sequence[tuple[Version, memoryview]], limit: int) -> int:
+def _fitting(bodies: Sequence[Body], limit: int) -> int:
     """How many of these, one at least, are not more than one pack."""
     size = 0
-    for count, (_, view) in enumerate(versions):
+    for count, (_, view) in enumerate(bodies):
         size += packfile.size_of(len(view))
         if size > limit:
             return max(1, count)
-    return len(versions)
+    return len(bodies)
 
 
 def _place(number: int, offset: int) -> int:

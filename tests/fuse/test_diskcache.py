@@ -18,7 +18,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuse import blockfile, diskcache, diskroom
+from fuse import blockfile, chunks, diskcache, diskroom
 from fuse.blockfile import CHUNK, UNIT, Version
 from fuse.diskcache import DiskCache, HangingError
 from fuse.slabs import Slabs
@@ -139,9 +139,11 @@ async def test_kept_for_others_and_for_later(tmp_path, nursery):
     assert await get(second, one, 0, len(data)) == data
     assert await get(second, one, CHUNK - UNIT, 2 * UNIT) == data[CHUNK - UNIT : CHUNK + UNIT]
     assert await get(second, one, UNIT + 1, 5) is None, "only whole units are compared"
+    assert await get(second, one, UNIT, UNIT + 1) is None, "nor is this damage"
+    assert second.statistics.disk_damaged == 0
     assert await get(second, version(len(data), "g"), 0, UNIT) is None
     assert second.statistics.disk_hits == 2
-    assert second.statistics.disk_misses == 2
+    assert second.statistics.disk_misses == 3
 
 
 async def test_damage_is_a_miss_once(tmp_path, nursery):
@@ -509,10 +511,142 @@ async def test_large_writes_go_past_the_page_cache(tmp_path, nursery, monkeypatc
     assert await get(cache, one, 0, len(data)) == data
 
 
+async def offered(cache, one, data, *pieces):
+    """Have the cache keep these parts ``(start, end)`` of a version; how much of them it kept."""
+    for start, end in pieces:
+        cache.offer(one, start, memoryview(data)[start:end])
+    with trio.fail_after(20):
+        while cache.figures()["disk_waiting_bytes"]:
+            await trio.sleep(0.001)
+        await cache._writing.acquire_on_behalf_of(one)  # whoever writes has ended
+        cache._writing.release_on_behalf_of(one)
+
+
+def chunks_in(directory):
+    return [path for path in directory.rglob("*") if len(path.name) == 38]
+
+
+async def test_scattered_reads_are_packed(tmp_path, nursery):
+    """No file for each chunk that they touch; and they are found by whatever covers them."""
+    data = content(3 * CHUNK + 5 * UNIT + 17)
+    one = version(len(data))
+    place = tmp_path / "blocks"
+    cache = DiskCache(place, 100 * MIB)
+    nursery.start_soon(cache.fill)
+    assert await get(cache, one, CHUNK, UNIT) is None
+    await offered(
+        cache,
+        one,
+        data,
+        (CHUNK, CHUNK + UNIT),
+        (2 * CHUNK - UNIT, 2 * CHUNK + UNIT),
+        (len(data) - 2 * UNIT - 17, len(data)),
+    )
+    assert chunks_in(place) == []
+    for start, end in (
+        (CHUNK, CHUNK + UNIT),
+        (2 * CHUNK - UNIT, 2 * CHUNK + UNIT),
+        (2 * CHUNK, 2 * CHUNK + UNIT),
+        (len(data) - UNIT - 17, len(data)),
+    ):
+        assert await get(cache, one, start, end - start) == data[start:end]
+    assert await get(cache, one, CHUNK, 2 * UNIT) is None
+    # What a stream reads around them, which has these in memory, completes it.
+    await offered(cache, one, data, (0, CHUNK), (CHUNK + UNIT, 2 * CHUNK - UNIT))
+    await offered(cache, one, data, (2 * CHUNK + UNIT, len(data) - 2 * UNIT - 17))
+    assert len(chunks_in(place)) == 4
+    other = DiskCache(place, 100 * MIB)
+    assert await get(other, one, 0, len(data)) == data
+    assert other.statistics.disk_damaged == 0
+
+
+async def test_a_damaged_unit_in_a_pack_costs_no_chunk(tmp_path, nursery):
+    data = content(CHUNK)
+    one = version(len(data))
+    place = tmp_path / "blocks"
+    cache = DiskCache(place, 100 * MIB)
+    nursery.start_soon(cache.fill)
+    await offered(cache, one, data, (0, UNIT))
+    await offered(cache, one, data, (UNIT, CHUNK))
+    assert await get(cache, one, 0, CHUNK) == data
+    (pack,) = (path for path in (place / "packs").iterdir() if path.name != "index")
+    with pack.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"damaged")
+    assert await get(cache, one, 0, CHUNK) is None
+    assert cache.statistics.disk_damaged == 1
+    assert await get(cache, one, UNIT, CHUNK - UNIT) == data[UNIT:]
+
+
+async def test_a_chunk_that_another_mount_makes_is_found_soon(tmp_path, nursery, monkeypatch):
+    data = content(CHUNK)
+    one = version(len(data))
+    cache, other = (DiskCache(tmp_path / "blocks", 100 * MIB) for _ in range(2))
+    assert await get(cache, one, 0, CHUNK) is None
+    await filled(other, nursery, (one, data))
+    monkeypatch.setattr(chunks.time, "monotonic", lambda: time.time() + 1e9)
+    assert await get(cache, one, 0, CHUNK) == data
+
+
+async def test_a_chunk_of_our_own_is_found_at_once(tmp_path, nursery, monkeypatch):
+    monkeypatch.setattr(chunks, "_ABSENT", 1e9)
+    monkeypatch.setattr(chunks, "_KNOWN", 3)
+    files = [(version(MIB, f"f{number}"), content(MIB, number)) for number in range(10)]
+    cache = DiskCache(tmp_path / "blocks", 100 * MIB)
+    for one, _ in files:
+        assert await get(cache, one, 0, MIB) is None
+    await filled(cache, nursery, *files)
+    for one, data in files:
+        assert await get(cache, one, 0, MIB) == data
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
+@given(
+    extra=st.sampled_from([0, 1, 777, UNIT - 1]),
+    batches=st.lists(
+        st.lists(st.tuples(st.integers(240, 262), st.integers(1, 12)), min_size=1, max_size=4),
+        max_size=4,
+    ),
+    wanted=st.lists(st.tuples(st.integers(240, 262), st.integers(1, 12)), min_size=1, max_size=6),
+)
+async def test_whatever_was_kept_comes_back_and_nothing_else(
+    tmp_path_factory, extra, batches, wanted
+):
+    """Pieces of any size around a chunk's end, in chunks and in packs, read in pieces of any."""
+    size = 262 * UNIT + extra
+    data = content(64 * UNIT) * 5
+    one = version(size)
+    place = tmp_path_factory.mktemp("blocks")
+    cache = DiskCache(place, 100 * MIB)
+    covered = set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.fill)
+        for batch in batches:
+            pieces = [
+                (first * UNIT, min(size, (first + count) * UNIT))
+                for first, count in batch
+                if first * UNIT < size
+            ]
+            await offered(cache, one, data, *pieces)
+            for start, end in pieces:
+                covered |= set(range(start // UNIT, -(-end // UNIT)))
+        nursery.cancel_scope.cancel()
+    other = DiskCache(place, 100 * MIB)
+    for first, count in wanted:
+        start, end = first * UNIT, min(size, (first + count) * UNIT)
+        if start < end:
+            there = set(range(start // UNIT, -(-end // UNIT))) <= covered
+            found = await get(other, one, start, end - start)
+            assert found == (data[start:end] if there else None)
+    assert other.statistics.disk_damaged == 0
+
+
 async def test_a_file_system_without_direct_writes_is_written_all_the_same(
     tmp_path, nursery, monkeypatch
 ):
-    monkeypatch.setattr(diskcache, "_open_past", lambda _path: None)
+    monkeypatch.setattr(chunks, "_open_past", lambda _path: None)
     data = content(2 * MIB)
     cache = DiskCache(tmp_path / "blocks", 100 * MIB)
     await filled(cache, nursery, (version(len(data)), data))

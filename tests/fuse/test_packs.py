@@ -32,11 +32,12 @@ def content(name, size):
 
 def fetch(cache, name, size, used=lambda _pack: None):
     buffer = memoryview(bytearray(size))
-    return bytes(buffer) if cache.read(version(size, name), buffer, 0, used) else None
+    return bytes(buffer) if cache.read(version(size, name).key, buffer, 0, used) else None
 
 
 def keep(cache, names, size, limit=MIB):
-    cache.append([(version(size, name), memoryview(content(name, size))) for name in names], limit)
+    bodies = [(version(size, name).key, memoryview(content(name, size))) for name in names]
+    cache.append(bodies, limit)
 
 
 def packs_in(directory):
@@ -163,7 +164,7 @@ def test_a_torn_batch_ends_its_pack(tmp_path, monkeypatch):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(
     budget=st.integers(2, 6),
-    sizes=st.lists(st.integers(1, diskcache.DIRECT - 1), min_size=1, max_size=40),
+    sizes=st.lists(st.integers(1, diskcache.SMALL - 1), min_size=1, max_size=40),
     batch=st.integers(1, 8),
 )
 def test_eviction_keeps_the_budget_and_what_is_left_is_right(
@@ -174,11 +175,11 @@ def test_eviction_keeps_the_budget_and_what_is_left_is_right(
     cache = Packs(directory)
     names = list(enumerate(sizes))
     for first in range(0, len(names), batch):
-        versions = [
-            (version(size, number), memoryview(content(number, size)))
+        bodies = [
+            (version(size, number).key, memoryview(content(number, size)))
             for number, size in names[first : first + batch]
         ]
-        cache.append(versions, packs.largest(room.budget))
+        cache.append(bodies, packs.largest(room.budget))
         room.evict(0)
         used = sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
         assert used <= budget * MIB

@@ -209,7 +209,7 @@ async def test_a_disk_that_hangs_is_passed_by(tmp_path, nursery, monkeypatch):
             await trio.sleep(0.005)
     given_to_it = []
 
-    def hang(_descriptor, _key, _start, view, _size, *, flags=0):
+    def hang(_descriptor, _key, _start, view, _size, *, flags=0, elsewhere=None):
         if flags:
             raise BlockingIOError
         given_to_it.append(view)
