@@ -306,6 +306,27 @@ class FileSystem(XattrHandlers):
                 raise
             return info, self._entry(node)
 
+    def conceived(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
+    ) -> tuple[Inode, int, bool] | None:
+        """Create and open a file that its first commit makes; None where that is not enough.
+
+        Returns:
+            The file, its handle, and whether the kernel may keep the pages that it has.
+        """
+        parent = self.inodes.get(parent_inode)
+        text = filenames.made(FileNameT(name), self.volume.name_max)
+        if flags & os.O_EXCL or not self.names.lock.idle:
+            return None
+        node = self._conceive(parent, text, mode, ctx)
+        if node is None:
+            return None
+        try:
+            return node, *self.opened(node, flags & ~os.O_TRUNC, ctx.pid)
+        except BaseException:
+            self.inodes.forget(node.number, 1)
+            raise
+
     @answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: Any) -> FileInfo:
         """Open a file: from here on its bytes are those of the version found now.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import NamedTuple
 
 from fuse import filenames, xattrs
 from fuse.entries import Shown, shown
@@ -16,6 +17,20 @@ from fuse.filesystem import FileSystem
 from fuse.handles import FileHandle
 from fuse.inodes import Inode
 from fuse.untold import Untold
+
+
+class Caller(NamedTuple):
+    """Who asks: as much of pyfuse3's ``RequestContext`` as the handlers look at.
+
+    Attributes:
+        uid: The user.
+        gid: The group.
+        pid: The thread; 0 when it is not known.
+    """
+
+    uid: int
+    gid: int
+    pid: int
 
 
 class Immediate:
@@ -48,7 +63,7 @@ class Immediate:
         if node is None:
             return None
         node.lookups += 1
-        return self._shown(node)
+        return self.shown(node)
 
     def getattr(self, inode: int) -> Shown | None:
         """Attributes of an inode."""
@@ -57,7 +72,7 @@ class Immediate:
             return None
         if node.superseded and not node.opens:
             fail(errno.ESTALE)
-        return self._shown(node)
+        return self.shown(node)
 
     def open(self, inode: int, flags: int, pid: int) -> tuple[int, bool, bool] | None:
         """Open a file.
@@ -79,6 +94,16 @@ class Immediate:
         handle, keep = self._filesystem.opened(node, flags, pid)
         reads = flags & os.O_ACCMODE == os.O_RDONLY
         return handle, keep, reads and not self._files[handle].content.unmade
+
+    def create(
+        self, inode: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Shown, int, bool] | None:
+        """Create and open a file: what is shown of it, its handle, and whether pages may stay."""
+        found = self._filesystem.conceived(inode, name, mode, flags, caller)
+        if found is None:
+            return None
+        node, handle, keep = found
+        return self.shown(node), handle, keep
 
     def handle(self, number: int, inode: int, pid: int) -> FileHandle:
         """What a read of thread ``pid`` goes through."""
@@ -103,5 +128,6 @@ class Immediate:
         self._files.remove(handle)
         return True
 
-    def _shown(self, node: Inode) -> Shown:
+    def shown(self, node: Inode) -> Shown:
+        """What the kernel is told of an inode."""
         return shown(node, self._filesystem.options, self._names.timeout)

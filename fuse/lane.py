@@ -3,9 +3,9 @@
 pyfuse3 gives each request to one of several tasks, through a coroutine or two, into objects and out
 of them: that is more than half of the time of a request that is answered from memory, and those are
 nearly all that a mount gets. So what a request needs is looked at first. Look-ups, attributes,
-opens, releases that need no waiting are answered at once, and reads and writes by a task of their
-own where they have to wait. Everything else goes on to pyfuse3, unchanged, and its answers come
-back the same way.
+opens, releases that need no waiting are answered at once, and reads, writes, and what is in
+:mod:`fuse.errands`, by a task of their own where they have to wait. Everything else goes on to
+pyfuse3, unchanged, and its answers come back the same way.
 
 How they go on, :mod:`fuse.passage` says; what is known here of the protocol, :mod:`fuse.messages`.
 
@@ -25,9 +25,10 @@ import trio
 
 from fuse import messages
 from fuse.answers import errno_of
+from fuse.errands import Errand, Errands
 from fuse.filesystem import FileSystem
 from fuse.handles import FileHandle
-from fuse.immediate import Immediate
+from fuse.immediate import Caller, Immediate
 from fuse.interrupts import Waiting
 from fuse.logs import log
 from fuse.messages import Limits
@@ -94,7 +95,10 @@ class Lane:
             messages.IOCTL: self._ioctl,
             messages.BATCH_FORGET: self._forget_many,
         }
-        if self._immediate.untold is not None:
+        self._errands: dict[int, Errand] = {}
+        if self._immediate.untold is None:
+            self._errands = Errands(filesystem, self._immediate).known
+        else:
             self._handlers[messages.FSYNC] = self._nothing_to_sync
             self._handlers |= dict.fromkeys(messages.CHANGES, self._refuse)
         filesystem.more_figures = self.figures
@@ -128,7 +132,8 @@ class Lane:
         in_a_row = looks = 0
         buffer = self._buffers.pop()
         view = memoryview(buffer)
-        device, header, handlers = self._device, messages.HEADER, self._handlers
+        device, header = self._device, messages.HEADER
+        handlers, errands = self._handlers, self._errands
         while True:
             try:
                 length = os.readv(device, (buffer,))
@@ -146,13 +151,14 @@ class Lane:
                 if error.errno in {errno.ENODEV, errno.ECONNABORTED}:  # unmounted, aborted
                     return
                 raise
-            _, opcode, unique, inode, _, _, pid = header.unpack_from(buffer)
+            _, opcode, unique, inode, uid, gid, pid = header.unpack_from(buffer)
             body = view[header.size : length]
             at_once = True
             if opcode == messages.READ:
                 at_once = self._read(unique, inode, body, pid)
             elif opcode == messages.WRITE and self._immediate.untold is None:
                 at_once = False
+                self._waiting.add(unique)
                 nursery.start_soon(self._write, unique, body, buffer)
                 buffer = self._buffers.pop() if self._buffers else bytearray(LARGEST)
                 view = memoryview(buffer)
@@ -160,11 +166,16 @@ class Lane:
                 if not self._open(unique, inode, body, pid):
                     self._passage.take(unique, opcode, view[:length])
                     at_once = False
+            elif opcode == messages.CREATE and self._immediate.untold is None:
+                at_once = self._create(unique, inode, body, Caller(uid, gid, pid))
             else:
                 handler = handlers.get(opcode)
-                if handler is None or not self._answered(handler, unique, inode, body):
+                at_once = handler is not None and self._answered(handler, unique, inode, body)
+                if not at_once and opcode in errands:
+                    caller = Caller(uid, gid, pid)
+                    self._run(errands[opcode], unique, inode, bytes(body), caller)
+                elif not at_once:
                     self._passage.take(unique, opcode, view[:length])
-                    at_once = False
             looks = _LOOKS if at_once else 0
             in_a_row += 1
             if in_a_row == _IN_A_ROW:
@@ -209,6 +220,22 @@ class Lane:
         if clean:
             kernel |= messages.NO_FLUSH
         self._reply(messages.opened(unique, handle, kernel))
+        return True
+
+    def _create(self, unique: int, inode: int, body: memoryview, caller: Caller) -> bool:
+        """Create a file, or begin to; whether it was answered at once."""
+        flags, mode = messages.CREATE_IN.unpack_from(body)
+        name = bytes(body[messages.CREATE_IN.size : -1])
+        try:
+            found = self._immediate.create(inode, name, mode, flags, caller)
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            self._reply(messages.done(unique, errno_of(error, "create")))
+            return True
+        if found is None:
+            self._run(self._errands[messages.CREATE], unique, inode, bytes(body), caller)
+            return False
+        shown, handle, keep = found
+        self._reply(messages.created(unique, shown, handle, messages.KEEP_CACHE if keep else 0))
         return True
 
     def _flush(self, unique: int, _: int, body: memoryview) -> bool:
@@ -317,11 +344,11 @@ class Lane:
     def _later(self, unique: int, handle: FileHandle, offset: int, size: int) -> None:
         assert self._nursery is not None
         handle.pending += 1
+        self._waiting.add(unique)
         self._nursery.start_soon(self._read_later, unique, handle, offset, size)
 
     async def _read_later(self, unique: int, handle: FileHandle, offset: int, size: int) -> None:
         """Read as it takes: from several places, with other tries, with an error in the end."""
-        self._waiting.add(unique)
         try:
             data = await self._filesystem.read_from(handle, offset, size)
         except pyfuse3.FUSEError as error:
@@ -335,7 +362,6 @@ class Lane:
     async def _write(self, unique: int, body: memoryview, buffer: bytearray) -> None:
         handle, offset, size = messages.WRITE_IN.unpack_from(body)
         start = messages.WRITE_IN.size
-        self._waiting.add(unique)
         try:
             count = await self._filesystem.write(
                 pyfuse3.FileHandleT(handle), offset, body[start : start + size]
@@ -348,6 +374,24 @@ class Lane:
             self._waiting.discard(unique)
         if len(self._buffers) < _SPARE:
             self._buffers.append(buffer)
+
+    def _run(self, errand: Errand, unique: int, inode: int, body: bytes, caller: Caller) -> None:
+        assert self._nursery is not None
+        self._waiting.add(unique)
+        self._nursery.start_soon(self._run_errand, errand, unique, inode, body, caller)
+
+    async def _run_errand(
+        self, errand: Errand, unique: int, inode: int, body: bytes, caller: Caller
+    ) -> None:
+        try:
+            answer = await errand(unique, inode, body, caller)
+        except pyfuse3.FUSEError as error:
+            answer = messages.done(unique, error.errno)
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            answer = messages.done(unique, errno_of(error, errand.__name__.strip("_")))
+        finally:
+            self._waiting.discard(unique)
+        self._reply(answer)
 
     # -- to and fro -------------------------------------------------------------------------------
 

@@ -21,6 +21,9 @@ _FOR_EVER: Final = 1 << 30
 LOOKUP: Final = 1
 FORGET: Final = 2
 GETATTR: Final = 3
+UNLINK: Final = 10
+RMDIR: Final = 11
+RENAME: Final = 12
 OPEN: Final = 14
 READ: Final = 15
 WRITE: Final = 16
@@ -31,10 +34,12 @@ LISTXATTR: Final = 23
 FLUSH: Final = 25
 INIT: Final = 26
 READDIR: Final = 28
+CREATE: Final = 35
 INTERRUPT: Final = 36
 IOCTL: Final = 39
 BATCH_FORGET: Final = 42
 READDIRPLUS: Final = 44
+RENAME2: Final = 45
 
 #: What changes something: SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE,
 #: SETXATTR, REMOVEXATTR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE, TMPFILE.
@@ -51,6 +56,9 @@ OPEN_IN: Final = struct.Struct("=I4x")  # flags [open_flags]
 READ_IN: Final = struct.Struct("=QQI20x")  # fh, offset, size [read_flags, lock_owner, flags]
 WRITE_IN: Final = struct.Struct("=QQI20x")  # fh, offset, size [write_flags, lock_owner, flags]
 HANDLE_IN: Final = struct.Struct("=Q")  # fh, which release and flush begin with
+CREATE_IN: Final = struct.Struct("=II8x")  # flags, mode [umask, open_flags]; the name follows
+RENAME_IN: Final = struct.Struct("=Q")  # newdir; both names follow
+RENAME2_IN: Final = struct.Struct("=QI4x")  # newdir, flags; both names follow
 GETXATTR_IN: Final = struct.Struct("=I4x")  # size
 INTERRUPT_IN: Final = struct.Struct("=Q")  # unique
 
@@ -65,6 +73,7 @@ _TIMES: Final = "QQQqqqIIIIIIIIII"  # struct fuse_attr
 _ENTRY: Final = struct.Struct("=IiQ QQQQII" + _TIMES)  # struct fuse_entry_out
 _ATTRIBUTES: Final = struct.Struct("=IiQ QI4x" + _TIMES)  # struct fuse_attr_out
 _OPENED: Final = struct.Struct("=IiQ QI4x")  # struct fuse_open_out
+_CREATED: Final = struct.Struct("=IiQ QQQQII" + _TIMES + "QI4x")  # an entry, and an open file
 _WRITTEN: Final = struct.Struct("=IiQ I4x")  # struct fuse_write_out
 
 #: struct fuse_init_out up to max_write: major, minor, max_readahead, flags, max_background,
@@ -94,13 +103,12 @@ class Limits:
 
 def entry(unique: int, shown: Shown) -> bytes:
     """The answer to a look-up."""
-    entry_seconds, entry_rest = _split(shown.entry_timeout)
-    attribute_seconds, attribute_rest = _split(shown.attribute_timeout)
-    return _ENTRY.pack(
-        _ENTRY.size, 0, unique,
-        shown.number, 0, entry_seconds, attribute_seconds, entry_rest, attribute_rest,
-        *_attributes(shown),
-    )  # fmt: skip
+    return _ENTRY.pack(_ENTRY.size, 0, unique, *_entry(shown))
+
+
+def created(unique: int, shown: Shown, handle: int, flags: int) -> bytes:
+    """The answer to create: of a look-up, and of an open."""
+    return _CREATED.pack(_CREATED.size, 0, unique, *_entry(shown), handle, flags)
 
 
 def attributes(unique: int, shown: Shown) -> bytes:
@@ -144,6 +152,15 @@ def set_limits(answer: bytearray | memoryview, limits: Limits) -> None:
 def _split(seconds: float) -> tuple[int, int]:
     whole = int(min(seconds, _FOR_EVER))
     return whole, 0 if whole == _FOR_EVER else int((seconds - whole) * _NANOSECONDS)
+
+
+def _entry(shown: Shown) -> tuple[int, ...]:
+    entry_seconds, entry_rest = _split(shown.entry_timeout)
+    attribute_seconds, attribute_rest = _split(shown.attribute_timeout)
+    return (
+        shown.number, 0, entry_seconds, attribute_seconds, entry_rest, attribute_rest,
+        *_attributes(shown),
+    )  # fmt: skip
 
 
 def _attributes(shown: Shown) -> tuple[int, ...]:

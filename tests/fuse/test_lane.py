@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 
+import pyfuse3
 import pytest
 import trio
 
@@ -104,6 +105,19 @@ async def opened_file(ends, inode, unique=100):
     _, error, body = await ends.answer()
     assert not error
     return struct.unpack_from("=QI", body)
+
+
+def async_recorder(calls, result=None, error=None):
+    """Stands in for a handler: notes its arguments."""
+
+    async def handler(*arguments):
+        calls.append(arguments)
+        await trio.lowlevel.checkpoint()
+        if error is not None:
+            raise error
+        return result
+
+    return handler
 
 
 def read_body(handle, offset, size):
@@ -235,8 +249,11 @@ async def test_a_reader_has_nothing_to_flush_and_a_writer_has(ends, volume):
     await ends.ask(messages.OPEN, 8, struct.pack("=II", os.O_RDWR, 0), inode)
     handle, flags = struct.unpack_from("=QI", (await ends.answer())[2])
     assert not flags & messages.NO_FLUSH
-    sent = await ends.ask(messages.FLUSH, 9, struct.pack("=QIIQ", handle, 0, 0, 0), inode)
-    assert await ends.passed_on() == sent
+    committed = []
+    ends.filesystem.contents.commit = async_recorder(committed)
+    await ends.ask(messages.FLUSH, 9, struct.pack("=QIIQ", handle, 0, 0, 0), inode)
+    assert await ends.answer() == (9, 0, b"")
+    assert [node.number for node, _ in committed] == [inode]
 
 
 async def test_names_of_attributes_that_no_file_has_are_answered(ends, volume):
@@ -272,6 +289,125 @@ async def test_a_defect_is_an_error_of_its_request_alone(ends, volume, monkeypat
     assert "ZeroDivisionError" in capsys.readouterr().err
     await ends.ask(messages.LOOKUP, 2, b"f\0")
     assert (await ends.answer())[:2] == (2, 0)
+
+
+# -- answers of handlers --------------------------------------------------------------------------
+
+CALLER = (10, 20, 30)
+
+
+async def call(ends, opcode, unique, body, inode=1):
+    head = HEADER.pack(HEADER.size + len(body), opcode, unique, inode, *CALLER)
+    await ends.kernel.send(head + body)
+    return await ends.answer()
+
+
+@pytest.mark.parametrize(
+    ("opcode", "name", "body", "arguments"),
+    [
+        (messages.UNLINK, "unlink", b"name\0", (1, b"name", CALLER)),
+        (messages.RMDIR, "rmdir", b"name\0", (1, b"name", CALLER)),
+        (
+            messages.RENAME,
+            "rename",
+            struct.pack("=Q", 5) + b"old\0new \xff\0",
+            (1, b"old", 5, b"new \xff", 0, CALLER),
+        ),
+        (
+            messages.RENAME2,
+            "rename",
+            struct.pack("=QII", 5, 2, 0) + b"old\0new\0",
+            (1, b"old", 5, b"new", 2, CALLER),
+        ),
+        (messages.FSYNC, "fsync", struct.pack("=QII", 77, 1, 0), (77, False)),
+    ],
+)
+async def test_what_waits_for_the_store_is_answered_by_its_handler(
+    ends, opcode, name, body, arguments
+):
+    calls = []
+    setattr(ends.filesystem, name, async_recorder(calls))
+    assert await call(ends, opcode, 4, body) == (4, 0, b"")
+    error = pyfuse3.FUSEError(errno.ENOTEMPTY)
+    setattr(ends.filesystem, name, async_recorder(calls, error=error))
+    assert await call(ends, opcode, 5, body) == (5, errno.ENOTEMPTY, b"")
+    assert calls == [arguments] * 2
+    assert ends.lane.figures()["kernel_requests_passed_on"] == 0
+
+
+def create_body(name, flags, mode=0o100640):
+    return struct.pack("=IIII", flags, mode, 0o22, 0) + name + b"\0"
+
+
+async def test_a_file_that_its_first_commit_makes_is_created_at_once(ends, volume):
+    volume.makes_at_commit = lambda _path: True
+    ends.filesystem.names.empty(ends.filesystem.inodes.root)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    unique, error, body = await call(ends, messages.CREATE, 6, create_body(b"new", flags))
+    assert (unique, error, len(body)) == (6, 0, 128 + 16)
+    inode, number, size = struct.unpack_from("=Q32xQQ", body)
+    mode, links, uid, gid = struct.unpack_from("=IIII", body, 40 + 60)
+    assert (number, size, mode, links, uid, gid) == (inode, 0, 0o100640, 1, *CALLER[:2])
+    handle, kept = struct.unpack_from("=QI", body, 128)
+    assert kept == messages.KEEP_CACHE
+    node = ends.filesystem.inodes.get(inode)
+    assert (node.path(), node.lookups, node.opens) == ("new", 1, 1)
+    assert ends.filesystem.files[handle].inode is node
+    assert ends.filesystem.files[handle].pid == CALLER[2]
+    assert not volume.files
+    body = struct.pack("=QIIQ", handle, 0, 0, 0)
+    assert await call(ends, messages.FLUSH, 7, body, inode) == (7, 0, b"")
+    assert volume.files == {"new": b""}
+
+
+async def test_a_file_that_must_be_new_is_made_by_the_store(ends, volume):
+    volume.makes_at_commit = lambda _path: True
+    ends.filesystem.names.empty(ends.filesystem.inodes.root)
+
+    async def create(path, _changes):
+        if path in volume.files:
+            raise FileExistsError(errno.EEXIST, "there")
+        return volume.put(path, b"")
+
+    volume.create = create
+    asked = create_body(b"lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    unique, error, body = await call(ends, messages.CREATE, 6, asked)
+    assert (unique, error, len(body)) == (6, 0, 128 + 16)
+    (inode,) = struct.unpack_from("=Q", body)
+    handle, _ = struct.unpack_from("=QI", body, 128)
+    assert volume.files == {"lock": b""}
+    assert ends.filesystem.files[handle].inode is ends.filesystem.inodes.get(inode)
+    assert await call(ends, messages.CREATE, 7, asked) == (7, errno.EEXIST, b"")
+    assert ends.filesystem.inodes.get(inode).lookups == 1
+
+
+async def test_a_name_that_cannot_be_is_refused_at_once(ends, volume):
+    asked = create_body(b"x" * 256, os.O_WRONLY | os.O_CREAT)
+    assert await call(ends, messages.CREATE, 8, asked) == (8, errno.ENAMETOOLONG, b"")
+    assert not volume.files
+
+
+async def test_a_defect_in_a_handler_is_an_error_of_its_request_alone(ends, capsys):
+    ends.filesystem.unlink = async_recorder([], error=ZeroDivisionError())
+    assert await call(ends, messages.UNLINK, 4, b"name\0") == (4, errno.EIO, b"")
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    ends.filesystem.unlink = async_recorder([])
+    assert await call(ends, messages.UNLINK, 5, b"name\0") == (5, 0, b"")
+
+
+async def test_who_waits_for_a_handler_is_not_pyfuse3s_to_interrupt(ends):
+    go_on = trio.Event()
+
+    async def unlink(*_arguments):
+        await go_on.wait()
+
+    ends.filesystem.unlink = unlink
+    await ends.ask(messages.UNLINK, 8, b"name\0")
+    await ends.ask(messages.INTERRUPT, 9, struct.pack("=Q", 8))
+    sent = await ends.ask(messages.INTERRUPT, 11, struct.pack("=Q", 10))
+    assert await ends.passed_on() == sent, "only that of another one"
+    go_on.set()
+    assert await ends.answer() == (8, 0, b"")
 
 
 # -- the next request -----------------------------------------------------------------------------
@@ -385,14 +521,22 @@ async def test_a_read_that_fails_says_why(ends, volume):
     assert await ends.answer() == (2, 0, b"content")
 
 
-async def test_a_write_keeps_its_bytes_while_others_arrive(ends, volume):
+def write_body(handle, offset, data):
+    return struct.pack("=QQIIQII", handle, offset, len(data), 0, 0, 0, 0) + data
+
+
+async def written_file(ends, volume):
     inode = known_file(ends, volume, b"")
     await ends.ask(messages.OPEN, 8, struct.pack("=II", os.O_RDWR, 0), inode)
     (handle,) = struct.unpack_from("=Q", (await ends.answer())[2])
+    return inode, handle
+
+
+async def test_a_write_keeps_its_bytes_while_others_arrive(ends, volume):
+    _, handle = await written_file(ends, volume)
     pieces = [bytes([65 + number]) * 1000 for number in range(20)]
     for number, piece in enumerate(pieces):
-        body = struct.pack("=QQIIQII", handle, 1000 * number, 1000, 0, 0, 0, 0) + piece
-        await ends.ask(messages.WRITE, number, body)
+        await ends.ask(messages.WRITE, number, write_body(handle, 1000 * number, piece))
     answers = sorted([await ends.answer() for _ in pieces])
     assert answers == [(number, 0, struct.pack("=II", 1000, 0)) for number in range(20)]
     await ends.ask(messages.READ, 99, read_body(handle, 0, 20_000))
@@ -452,13 +596,17 @@ _STRUCTURES = {
     "fuse_write_in": messages.WRITE_IN,
     "fuse_interrupt_in": messages.INTERRUPT_IN,
     "fuse_getxattr_in": messages.GETXATTR_IN,
+    "fuse_create_in": messages.CREATE_IN,
+    "fuse_rename_in": messages.RENAME_IN,
+    "fuse_rename2_in": messages.RENAME2_IN,
 }
 
 
 def test_structures_and_numbers_are_the_kernels(tmp_path):
     """As the C compiler lays out <linux/fuse.h>."""
     names = "LOOKUP FORGET GETATTR OPEN READ WRITE RELEASE FLUSH INIT INTERRUPT BATCH_FORGET"
-    names = f"{names} FSYNC IOCTL READDIR READDIRPLUS GETXATTR LISTXATTR".split(" ")
+    names = f"{names} FSYNC IOCTL READDIR READDIRPLUS GETXATTR LISTXATTR CREATE UNLINK RMDIR"
+    names = f"{names} RENAME RENAME2".split(" ")
     changes = "SETATTR SYMLINK MKNOD MKDIR UNLINK RMDIR RENAME LINK WRITE SETXATTR REMOVEXATTR"
     changes = f"{changes} CREATE FALLOCATE RENAME2 COPY_FILE_RANGE TMPFILE".split(" ")
     source = tmp_path / "sizes.c"
@@ -467,7 +615,9 @@ def test_structures_and_numbers_are_the_kernels(tmp_path):
         "fuse_attr": ["mtimensec", "mode", "nlink", "blksize"],
         "fuse_init_out": ["max_background", "congestion_threshold", "max_write"],
         "fuse_read_in": ["size"],
-        "fuse_in_header": ["pid"],
+        "fuse_in_header": ["uid", "gid", "pid"],
+        "fuse_create_in": ["flags", "mode"],
+        "fuse_rename2_in": ["newdir", "flags"],
     }
     lines = [f'printf("{name} %zu\\n", sizeof(struct {name}));' for name in _STRUCTURES]
     lines += [f'printf("FUSE_{name} %d\\n", FUSE_{name});' for name in [*names, *changes]]
@@ -495,7 +645,9 @@ def test_structures_and_numbers_are_the_kernels(tmp_path):
         20,
     ]
     assert int(values["fuse_read_in.size"]) == 16
-    assert int(values["fuse_in_header.pid"]) == 32
+    assert [int(values[f"fuse_in_header.{name}"]) for name in ("uid", "gid", "pid")] == [24, 28, 32]
+    assert [int(values[f"fuse_create_in.{name}"]) for name in ("flags", "mode")] == [0, 4]
+    assert [int(values[f"fuse_rename2_in.{name}"]) for name in ("newdir", "flags")] == [0, 8]
     shown = Shown(3, 1.5, 2.25, 0o100644, 1, 5, 6, 1000, 7_000_000_008, 9, -1)
     entry = messages.entry(11, shown)
     attributes = REPLY.size + int(values["fuse_entry_out.attr"])
