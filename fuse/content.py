@@ -191,6 +191,18 @@ class Content:
         """Write ``data`` at ``offset``. ENOSPC when the disk is full and nothing can be freed."""
         return await self._with_room(len(data), lambda: self._write(offset, data))
 
+    def write_now(self, offset: int, data: bytes | memoryview) -> int | None:
+        """What :meth:`write` would return, where that needs no waiting; else None."""
+        if self._lock.locked():
+            return None
+        self._check_current()
+        try:
+            return self._write(offset, data)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return None
+
     async def append(self, data: bytes | memoryview) -> int:
         """Write ``data`` at the end, wherever that is by now. Raises as :meth:`write`."""
         return await self._with_room(len(data), lambda: self._write(self.size, data))

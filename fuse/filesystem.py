@@ -370,15 +370,24 @@ class FileSystem(XattrHandlers):
     @answers
     async def write(self, fh: FileHandleT, off: int, buf: bytes | memoryview) -> int:
         """Write to an open file."""
-        handle = self.files[fh]
-        content = handle.content
-        if handle.inode.superseded:
-            fail(errno.ESTALE, reason="somebody else has replaced the file")
-        if off + len(buf) > LARGEST_FILE:
-            fail(errno.EFBIG)
+        handle, content = self._written(fh, off, len(buf))
         if handle.flags & os.O_APPEND and not _is_write_back(content, off, len(buf)):
             return await content.append(buf)
         return await content.write(off, buf)
+
+    def write_now(self, number: int, offset: int, data: memoryview) -> int | None:
+        """As :meth:`write`, where nobody has to be waited for; else None, and nothing is done."""
+        handle, content = self._written(number, offset, len(data))
+        return None if handle.flags & os.O_APPEND else content.write_now(offset, data)
+
+    def _written(self, number: int, offset: int, size: int) -> tuple[FileHandle, Content]:
+        """What is about to be written to."""
+        handle = self.files[number]
+        if handle.inode.superseded:
+            fail(errno.ESTALE, reason="somebody else has replaced the file")
+        if offset + size > LARGEST_FILE:
+            fail(errno.EFBIG)
+        return handle, handle.content
 
     @answers
     async def flush(self, fh: FileHandleT) -> None:

@@ -157,11 +157,12 @@ class Lane:
             if opcode == messages.READ:
                 at_once = self._read(unique, inode, body, pid)
             elif opcode == messages.WRITE and self._immediate.untold is None:
-                at_once = False
-                self._waiting.add(unique)
-                nursery.start_soon(self._write, unique, body, buffer)
-                buffer = self._buffers.pop() if self._buffers else bytearray(LARGEST)
-                view = memoryview(buffer)
+                at_once = len(body) <= _SMALL and self._write_now(unique, body)
+                if not at_once:
+                    self._waiting.add(unique)
+                    nursery.start_soon(self._write, unique, body, buffer)
+                    buffer = self._buffers.pop() if self._buffers else bytearray(LARGEST)
+                    view = memoryview(buffer)
             elif opcode == messages.OPEN:
                 if not self._open(unique, inode, body, pid):
                     self._passage.take(unique, opcode, view[:length])
@@ -236,6 +237,19 @@ class Lane:
             return False
         shown, handle, keep = found
         self._reply(messages.created(unique, shown, handle, messages.KEEP_CACHE if keep else 0))
+        return True
+
+    def _write_now(self, unique: int, body: memoryview) -> bool:
+        number, offset, size = messages.WRITE_IN.unpack_from(body)
+        start = messages.WRITE_IN.size
+        try:
+            count = self._filesystem.write_now(number, offset, body[start : start + size])
+        except Exception as error:  # noqa: BLE001 -- errno_of logs what is a defect
+            self._reply(messages.done(unique, errno_of(error, "write")))
+            return True
+        if count is None:
+            return False
+        self._reply(messages.written(unique, count))
         return True
 
     def _flush(self, unique: int, _: int, body: memoryview) -> bool:

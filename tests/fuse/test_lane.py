@@ -532,15 +532,56 @@ async def written_file(ends, volume):
     return inode, handle
 
 
-async def test_a_write_keeps_its_bytes_while_others_arrive(ends, volume):
+@pytest.mark.parametrize("size", [1000, _SMALL + 1])
+async def test_a_write_keeps_its_bytes_while_others_arrive(ends, volume, size):
     _, handle = await written_file(ends, volume)
-    pieces = [bytes([65 + number]) * 1000 for number in range(20)]
+    pieces = [bytes([65 + number]) * size for number in range(20)]
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def kernel():
+            for number, piece in enumerate(pieces):
+                await ends.ask(messages.WRITE, number, write_body(handle, size * number, piece))
+
+        answers = sorted([await ends.answer() for _ in pieces])
+    assert answers == [(number, 0, struct.pack("=II", size, 0)) for number in range(20)]
     for number, piece in enumerate(pieces):
-        await ends.ask(messages.WRITE, number, write_body(handle, 1000 * number, piece))
-    answers = sorted([await ends.answer() for _ in pieces])
-    assert answers == [(number, 0, struct.pack("=II", 1000, 0)) for number in range(20)]
-    await ends.ask(messages.READ, 99, read_body(handle, 0, 20_000))
-    assert await ends.answer() == (99, 0, b"".join(pieces))
+        await ends.ask(messages.READ, 99, read_body(handle, size * number, size))
+        assert await ends.answer() == (99, 0, piece)
+
+
+async def test_a_write_waits_while_the_file_is_committed(ends, volume):
+    inode, handle = await written_file(ends, volume)
+    content = ends.filesystem.inodes.get(inode).content
+    async with content._lock:
+        await ends.ask(messages.WRITE, 1, write_body(handle, 0, b"later"))
+        await ends.ask(messages.GETATTR, 2, bytes(16), inode)
+        assert (await ends.answer())[0] == 2
+        assert not content.modified
+    assert await ends.answer() == (1, 0, struct.pack("=II", 5, 0))
+    await ends.ask(messages.READ, 3, read_body(handle, 0, 10))
+    assert await ends.answer() == (3, 0, b"later")
+
+
+async def test_what_cannot_be_written_is_refused_at_once(ends, volume):
+    inode, handle = await written_file(ends, volume)
+    await ends.ask(messages.WRITE, 1, write_body(handle, 1 << 62, b"far"))
+    assert await ends.answer() == (1, errno.EFBIG, b"")
+    await ends.ask(messages.WRITE, 2, write_body(handle + 1, 0, b"nowhere"))
+    assert await ends.answer() == (2, errno.EBADF, b"")
+    ends.filesystem.inodes.get(inode).superseded = True
+    await ends.ask(messages.WRITE, 3, write_body(handle, 0, b"late"))
+    assert await ends.answer() == (3, errno.ESTALE, b"")
+
+
+async def test_what_is_appended_goes_to_the_end(ends, volume):
+    inode = known_file(ends, volume)
+    await ends.ask(messages.OPEN, 8, struct.pack("=II", os.O_RDWR | os.O_APPEND, 0), inode)
+    (handle,) = struct.unpack_from("=Q", (await ends.answer())[2])
+    await ends.ask(messages.WRITE, 1, write_body(handle, 3, b" and more"))
+    assert await ends.answer() == (1, 0, struct.pack("=II", 9, 0))
+    await ends.ask(messages.READ, 2, read_body(handle, 0, 100))
+    assert await ends.answer() == (2, 0, b"content and more")
 
 
 async def test_whoever_is_to_end_gets_its_answer_before_the_bytes(
