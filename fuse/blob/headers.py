@@ -8,7 +8,9 @@ names of the Get Blob Properties response, and said again with every overwrite.
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from fuse.blob import metadata as posix
@@ -105,10 +107,16 @@ def made(
     return posix.attributes(
         size=size,
         etag=headers["etag"],
-        last_modified=parsedate_to_datetime(headers["last-modified"]),
+        last_modified=_moment(headers["last-modified"]),
         metadata=metadata,
         headers=tuple(sorted(known.items())),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _moment(text: str) -> datetime:
+    """A date of HTTP; those who make many files get the same one many times."""
+    return parsedate_to_datetime(text)
 
 
 def with_digest(attributes: Attributes, headers: Mapping[str, str]) -> Attributes:
