@@ -85,17 +85,8 @@ class Chunks:
         def numbered(unit: int, piece: memoryview) -> bool:
             return elsewhere(base + unit, piece)
 
-        chunk = version.key, number
-        if self._absent.get(chunk, 0.0) > time.monotonic():
-            return all(numbered(unit, piece) for unit, piece in blockfile.pieces(first, view))
-        key = version.chunk_key(number)
-        path = self._path(key)
-        try:
-            descriptor = os.open(path, _READ)
-        except FileNotFoundError:
-            if len(self._absent) >= _KNOWN:
-                self._absent.clear()
-            self._absent[chunk] = time.monotonic() + _ABSENT
+        key, path, descriptor = self._open(version, number)
+        if descriptor is None:
             return all(numbered(unit, piece) for unit, piece in blockfile.pieces(first, view))
         try:
             size = version.chunk_size(number)
@@ -110,6 +101,21 @@ class Chunks:
         finally:
             os.close(descriptor)
         return found
+
+    def _open(self, version: Version, number: int) -> tuple[bytes, str, int | None]:
+        """Key, path and descriptor of a chunk; no descriptor where it is not there."""
+        chunk = version.key, number
+        if self._absent.get(chunk, 0.0) > time.monotonic():
+            return b"", "", None
+        key = version.chunk_key(number)
+        path = self._path(key)
+        try:
+            return key, path, os.open(path, _READ)
+        except FileNotFoundError:
+            if len(self._absent) >= _KNOWN:
+                self._absent.clear()
+            self._absent[chunk] = time.monotonic() + _ABSENT
+            return key, path, None
 
     def write(self, version: Version, start: int, view: memoryview) -> int:
         """Keep what there is of a version from an offset on, in whole units; how many bytes.
