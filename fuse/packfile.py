@@ -1,10 +1,10 @@
-"""The format of a pack: whole small versions, one behind the other, each with a header.
+"""The format of a pack: small versions and single units, one behind the other, with headers.
 
 A pack is only ever appended to, by the one mount that made it; others read it. Each record says of
 itself whether it is to be believed: what was torn by a crash, cut short or damaged is not. So a
 pack needs no lock, no end mark and no fsync. Nothing in here waits for anything but the disk.
 
-    0      magic, the version's key (32 bytes), length, checksum of the body, checksum of all that
+    0      magic, the key (32 bytes), length, checksum of the body, checksum of all that
     64     the body; then zeros up to the next multiple of 64: the next record
 """
 

@@ -1,4 +1,4 @@
-"""Where packed versions are: a table on the disk that all mounts of a machine share.
+"""Where in the packs something is: a table on the disk that all mounts of a machine share.
 
 It is a hint, not a truth. A place that it gives is compared with the record there
 (:mod:`fuse.packfile`); one that it does not give is a miss. So mounts write it at the same time
