@@ -22,6 +22,7 @@ from fuse.lane import _LOOKS, _SMALL, Lane
 from fuse.messages import HEADER, REPLY, Limits
 from fuse.options import MountOptions
 from fuse.passage import Passage
+from fuse.untold import Untold
 from fuse.volume import Attributes, Kind
 from tests.fuse.memory_volume import MemoryVolume
 
@@ -561,6 +562,38 @@ async def test_a_write_waits_while_the_file_is_committed(ends, volume):
     assert await ends.answer() == (1, 0, struct.pack("=II", 5, 0))
     await ends.ask(messages.READ, 3, read_body(handle, 0, 10))
     assert await ends.answer() == (3, 0, b"later")
+
+
+async def test_a_write_waits_for_room_on_a_full_disk(ends, volume):
+    inode, handle = await written_file(ends, volume)
+    content = ends.filesystem.inodes.get(inode).content
+    write, calls = content._write, []
+
+    def full_at_first(offset, data):
+        calls.append(bytes(data))
+        if len(calls) <= 2:  # at once, and where it may wait
+            raise OSError(errno.ENOSPC, "full")
+        return write(offset, data)
+
+    content._write = full_at_first
+    content._make_room = async_recorder([], result=True)
+    await ends.ask(messages.WRITE, 1, write_body(handle, 0, b"all of it"))
+    assert await ends.answer() == (1, 0, struct.pack("=II", 9, 0))
+    assert calls == [b"all of it"] * 3
+    content._write = lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken"))
+    await ends.ask(messages.WRITE, 2, write_body(handle, 0, b"more"))
+    assert await ends.answer() == (2, errno.EIO, b"")
+
+
+async def test_as_many_loaders_as_a_node_has_keep_their_windows(nursery, tmp_path, volume):
+    options = MountOptions(mountpoint=tmp_path, cache_directory=tmp_path, read_only=True)
+    filesystem = FileSystem(volume, Attributes(Kind.DIRECTORY), options, nursery)
+    attributes = Attributes(Kind.FILE, size=1 << 30, version="1")
+    node = filesystem.inodes.remember(filesystem.inodes.root, "f", attributes, float("inf"))
+    untold = Untold(filesystem)
+    first, second = ([untold.handle(node.number, pid) for pid in range(64)] for _ in range(2))
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    nursery.cancel_scope.cancel()
 
 
 async def test_what_cannot_be_written_is_refused_at_once(ends, volume):
